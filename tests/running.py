@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+running - the project's programs as a user runs them: obd, and nbdkit with us in it.
+
+Nothing here sleeps: a server is waited for through its pid file, which is a
+FIFO, and through a pidfd, so that one which dies at once is seen at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.tools import PLUGIN, environment, tool
+
+# Far more than any run needs on a loaded machine: a hang, not slowness.
+PATIENCE = 120.0
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a finished program left: exit code, standard output, standard error."""
+
+    code: int
+    out: bytes
+    err: str
+
+    @property
+    def text(self) -> str:
+        """Standard output as text."""
+        return self.out.decode()
+
+    def json(self) -> Any:
+        """Standard output, parsed."""
+        return json.loads(self.out)
+
+
+def run_obd(
+    *words: str | os.PathLike[str],
+    code: int | None = 0,
+    stdin: bytes | None = None,
+    cwd: Path | None = None,
+    env: dict[str, str] | None = None,
+) -> Ran:
+    """Run `obd WORDS` and return what it left.
+
+    Unless `code` is None the exit code must equal it; a traceback on standard
+    error always fails, because `obd` never shows one.
+    """
+    script = Path(sys.executable).with_name("obd")
+    command = [str(script), *(os.fspath(word) for word in words)]
+    done = subprocess.run(
+        command,
+        input=stdin if stdin is not None else b"",
+        capture_output=True,
+        timeout=PATIENCE,
+        cwd=cwd,
+        env=environment(**(env or {})),
+    )
+    ran = Ran(done.returncode, done.stdout, done.stderr.decode(errors="replace"))
+    assert "Traceback" not in ran.err, ran.err
+    assert code is None or ran.code == code, (command, ran)
+    return ran
+
+
+class ServerFailed(AssertionError):
+    """Nbdkit ended before it was ready. The text is what it said."""
+
+
+class Export:
+    """A running nbdkit on a unix socket.
+
+    Attributes:
+        socket: the path of the socket.
+        process: the nbdkit process itself.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes], socket: Path, log: Path):
+        self.process = process
+        self.socket = socket
+        self._log = log
+
+    @property
+    def uri(self) -> str:
+        """The NBD URI of the default export."""
+        return self.uri_of("")
+
+    def uri_of(self, name: str) -> str:
+        """Return the NBD URI of the export called `name`."""
+        return f"nbd+unix:///{name}?socket={self.socket}"
+
+    def log(self) -> str:
+        """Return what nbdkit has written to standard error so far."""
+        return self._log.read_text(errors="replace")
+
+    def stop(self) -> int:
+        """End nbdkit and return its exit code; a crash raises ServerFailed."""
+        if self.process.poll() is None:
+            self.process.terminate()
+        try:
+            code = self.process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            # A client that went away mid-request can hold nbdkit up.
+            self.process.kill()
+            return self.process.wait()
+        if code < 0 and -code not in (signal.SIGTERM, signal.SIGKILL):
+            raise ServerFailed(f"nbdkit died of signal {-code}: {self.log()}")
+        return code
+
+
+def start_nbdkit(
+    folder: Path,
+    *keys: str,
+    options: Sequence[str] = (),
+    plugin: Sequence[str] | None = None,
+    env: dict[str, str] | None = None,
+) -> Export:
+    """Start nbdkit with our plugin and return when it takes connections.
+
+    `keys` are the plugin's (config=..., dir=...), `options` nbdkit's own,
+    `plugin` another plugin in place of ours, such as ["file"]. What nbdkit
+    needs is put into `folder`. Raises ServerFailed when it does not start.
+    """
+    number = len(list(folder.glob("nbd*.sock")))
+    socket, ready, log = (folder / f"nbd{number}{end}" for end in _ENDINGS)
+    os.mkfifo(ready)
+    command = [tool("nbdkit"), "-f", "-U", str(socket), "-P", str(ready), *options]
+    command += [*(plugin or ["python", str(PLUGIN)]), *keys]
+    # Opened before nbdkit can write to it, so that no order of events hangs.
+    pipe = os.open(ready, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        with log.open("wb") as errors:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=errors,
+                stderr=errors,
+                env=environment(**(env or {})),
+            )
+        export = Export(process, socket, log)
+        _wait_until_ready(export, pipe)
+    finally:
+        os.close(pipe)
+    return export
+
+
+_ENDINGS = (".sock", ".pid", ".log")
+
+
+def _wait_until_ready(export: Export, pipe: int) -> None:
+    process = export.process
+    ended = os.pidfd_open(process.pid)
+    try:
+        seen, _, _ = select.select([pipe, ended], [], [], PATIENCE)
+    finally:
+        os.close(ended)
+    if not seen or (ended in seen and pipe not in seen):
+        process.kill()
+        raise ServerFailed(f"nbdkit exit {process.wait()}: {export.log()}")
