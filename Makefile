@@ -29,21 +29,23 @@ test: setup
 
 # One after the other: the packages are needed to make the environment.
 setup: packages
-	@$(MAKE) --no-print-directory .venv/built
+	@$(MAKE) -s .venv/built
 
 packages:
 	@.ci/packages
 
 .venv/bin/python:
+	@echo 'making .venv'
 	$(PYTHON) -m venv .venv
 
 # Build isolation is off, so that a second build needs no network.
 .venv/tools: pyproject.toml | .venv/bin/python
-	$(BIN)/pip install -q 'setuptools>=66' wheel 'cffi>=1.15'
+	$(BIN)/pip install -qq 'setuptools>=66' wheel 'cffi>=1.15'
 	@touch $@
 
 .venv/built: .venv/tools $(CORE)
-	$(BIN)/pip install -q --no-build-isolation -e '.[test]'
+	@echo 'building obdengine into .venv'
+	$(BIN)/pip install -qq --no-build-isolation -e '.[test]'
 	@touch $@
 
 bench: setup
