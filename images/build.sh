@@ -80,7 +80,7 @@ disks() {
     rm -f "$out"/disk?.raw
     truncate -s "$DISK_SIZE" "$out/disk0.raw"
     mke2fs -q -F -t ext4 -b 4096 -E root_owner=0:0,lazy_itable_init=0 \
-        -d "$work/base" "$out/disk0.raw"
+        -d "$work/base" "$out/disk0.raw" >"$work/mke2fs.log"
     cp --sparse=always "$out/disk0.raw" "$out/disk1.raw"
     add_tree "$out/disk1.raw" "$cache/runtime"
     report_tree "$work/report"
