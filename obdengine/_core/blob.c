@@ -1,0 +1,389 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* blob - see blob.h. */
+
+#include "blob.h"
+
+#include <errno.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "bytes.h"
+#include "zblock.h"
+
+struct obd_blob {
+    uint64_t id;                /* never 0, never used twice */
+    uint64_t offset;            /* of the payload, in the file */
+    uint64_t size;              /* of the stream */
+    struct obd_jump *jump;      /* NULL when the stream is stored as it is */
+    _Atomic uint64_t *present;  /* NULL when all of the file is here */
+    uint64_t file_size;
+    unsigned unit_shift;
+    int fd;
+};
+
+static _Atomic uint64_t last_id;
+
+static struct obd_blob *
+make(int fd, uint64_t offset, uint64_t size, struct obd_jump *jump)
+{
+    struct obd_blob *b = calloc(1, sizeof *b);
+
+    if (b == NULL) {
+        obd_jump_free(jump);
+        return NULL;
+    }
+    b->id = atomic_fetch_add(&last_id, 1) + 1;
+    b->fd = fd;
+    b->offset = offset;
+    b->size = size;
+    b->jump = jump;
+    return b;
+}
+
+struct obd_blob *
+obd_blob_new_plain(int fd, uint64_t offset, uint64_t size)
+{
+    return make(fd, offset, size, NULL);
+}
+
+struct obd_blob *
+obd_blob_new_zfile(int fd, uint64_t offset, struct obd_jump *jump)
+{
+    return make(fd, offset, jump->size, jump);
+}
+
+void
+obd_blob_free(struct obd_blob *b)
+{
+    if (b == NULL)
+        return;
+    obd_jump_free(b->jump);
+    free((void *)b->present);
+    free(b);
+}
+
+uint64_t
+obd_blob_size(const struct obd_blob *b)
+{
+    return b->size;
+}
+
+static uint64_t
+units_of(const struct obd_blob *b)
+{
+    return (b->file_size >> b->unit_shift) + 1;
+}
+
+size_t
+obd_blob_memory(const struct obd_blob *b)
+{
+    size_t size = sizeof *b;
+
+    if (b->jump != NULL)
+        size += obd_jump_memory(b->jump);
+    if (b->present != NULL)
+        size += (units_of(b) / 64 + 1) * sizeof *b->present;
+    return size;
+}
+
+int
+obd_blob_track(struct obd_blob *b, uint64_t file_size, unsigned unit_shift)
+{
+    if (unit_shift > 30 || b->present != NULL)
+        return OBD_BAD_ARGUMENT;
+    b->file_size = file_size;
+    b->unit_shift = unit_shift;
+    b->present = calloc(units_of(b) / 64 + 1, sizeof *b->present);
+    return b->present == NULL ? OBD_NOMEM : OBD_OK;
+}
+
+void
+obd_blob_mark(struct obd_blob *b, uint64_t offset, uint64_t size)
+{
+    uint64_t end, unit = UINT64_C(1) << b->unit_shift;
+
+    if (b->present == NULL || !obd_add(offset, size, &end))
+        return;
+    /* The last unit ends where the file does. */
+    end = end >= b->file_size ? units_of(b) << b->unit_shift : end;
+    uint64_t first = obd_min(offset, b->file_size) + unit - 1;
+
+    for (uint64_t u = first >> b->unit_shift; u < end >> b->unit_shift; u++)
+        atomic_fetch_or_explicit(&b->present[u / 64],
+                                 UINT64_C(1) << (u % 64),
+                                 memory_order_release);
+}
+
+bool
+obd_blob_present(const struct obd_blob *b, uint64_t file_offset,
+                 uint64_t file_size)
+{
+    if (b->present == NULL || file_size == 0)
+        return true;
+    uint64_t last = (file_offset + file_size - 1) >> b->unit_shift;
+
+    for (uint64_t u = file_offset >> b->unit_shift; u <= last; u++) {
+        uint64_t word = atomic_load_explicit(&b->present[u / 64],
+                                             memory_order_acquire);
+
+        if (!(word >> (u % 64) & 1))
+            return false;
+    }
+    return true;
+}
+
+/* Fill buf from the file, or say why not. */
+static int
+load(const struct obd_blob *b, uint64_t at, uint8_t *buf, size_t size,
+     struct obd_fault *fault)
+{
+    if (!obd_blob_present(b, at, size)) {
+        fault->at = at;
+        fault->want = size;
+        return OBD_ABSENT;
+    }
+    while (size > 0) {
+        ssize_t r = pread(b->fd, buf, size, (off_t)at);
+
+        if (OBD_UNLIKELY(r <= 0)) {
+            if (r < 0 && errno == EINTR)
+                continue;
+            fault->at = at;
+            fault->got = r < 0 ? (uint64_t)errno : 0;
+            fault->want = size;
+            return r < 0 ? OBD_IO : OBD_SHORT;
+        }
+        buf += r;
+        at += (uint64_t)r;
+        size -= (size_t)r;
+    }
+    return OBD_OK;
+}
+
+/* How many blocks from first, up to last, fit in the scratch when stored. */
+static uint64_t
+run_of(const struct obd_jump *j, uint64_t first, uint64_t last)
+{
+    uint64_t start = obd_jump_at(j, first), n = last - first + 1;
+
+    while (obd_jump_at(j, first + n) - start > OBD_STORED_CAP)
+        n = n / 2;
+    return n;
+}
+
+/* Part of one request: what is wanted, and where it goes. */
+struct want {
+    uint64_t offset;            /* in the stream */
+    uint8_t *buf;
+    size_t size;
+};
+
+static void
+advance(struct want *w, size_t done)
+{
+    w->offset += done;
+    w->buf += done;
+    w->size -= done;
+}
+
+/* Copy what the held block has of w. */
+static void
+copy_held(const struct obd_jump *j, const struct obd_scratch *s,
+          struct want *w)
+{
+    size_t skip = (size_t)(w->offset - (s->held_block << j->block_shift));
+    size_t part = obd_jump_inflated(j, s->held_block) - skip;
+
+    part = part < w->size ? part : w->size;
+    memcpy(w->buf, s->block + skip, part);
+    advance(w, part);
+}
+
+/* Inflate one stored block for w: in place when w wants all of it, else by
+ * way of the scratch, which then holds it.
+ */
+static int
+inflate(const struct obd_blob *b, uint64_t block, const uint8_t *src,
+        struct want *w, struct obd_scratch *s, struct obd_fault *fault)
+{
+    const struct obd_jump *j = b->jump;
+    size_t n = (size_t)(obd_jump_at(j, block + 1) - obd_jump_at(j, block));
+    size_t size = obd_jump_inflated(j, block);
+    bool whole = w->offset == block << j->block_shift && w->size >= size;
+
+    if (!whole)
+        s->held_blob = 0;
+    int status = obd_zblock_decode(&s->codec, j->algo, j->verify, src, n,
+                                   whole ? w->buf : s->block, size, fault);
+
+    if (OBD_UNLIKELY(status != OBD_OK)) {
+        fault->block = block;
+        fault->at = b->offset + obd_jump_at(j, block);
+        return status;
+    }
+    if (whole) {
+        advance(w, size);
+        return OBD_OK;
+    }
+    s->held_blob = b->id;
+    s->held_block = block;
+    copy_held(j, s, w);
+    return OBD_OK;
+}
+
+static int
+read_zfile(const struct obd_blob *b, struct want w, struct obd_scratch *s,
+           struct obd_fault *fault)
+{
+    const struct obd_jump *j = b->jump;
+
+    while (w.size > 0) {
+        uint64_t first = w.offset >> j->block_shift;
+
+        if (s->held_blob == b->id && s->held_block == first) {
+            copy_held(j, s, &w);
+            continue;
+        }
+        uint64_t last = (w.offset + w.size - 1) >> j->block_shift;
+        uint64_t start = obd_jump_at(j, first), n = run_of(j, first, last);
+        uint64_t end = obd_jump_at(j, first + n);
+        int status = load(b, b->offset + start, s->stored,
+                          (size_t)(end - start), fault);
+
+        for (uint64_t i = first; status == OBD_OK && i < first + n; i++)
+            status = inflate(b, i, s->stored + (obd_jump_at(j, i) - start),
+                             &w, s, fault);
+        if (status != OBD_OK)
+            return status;
+    }
+    return OBD_OK;
+}
+
+int
+obd_blob_read(const struct obd_blob *b, uint64_t offset, uint8_t *buf,
+              size_t size, struct obd_scratch *scratch,
+              struct obd_fault *fault)
+{
+    uint64_t end;
+
+    if (!obd_add(offset, size, &end) || end > b->size) {
+        fault->at = offset;
+        fault->want = size;
+        fault->got = b->size;
+        return OBD_OUT_OF_RANGE;
+    }
+    if (b->jump == NULL)
+        return load(b, b->offset + offset, buf, size, fault);
+    return read_zfile(b, (struct want){ offset, buf, size }, scratch, fault);
+}
+
+int
+obd_blob_pread(const struct obd_blob *b, uint64_t offset, uint8_t *buf,
+               size_t size, struct obd_fault *fault)
+{
+    struct obd_scratch *s = obd_scratch_take();
+
+    if (s == NULL)
+        return OBD_NOMEM;
+    int status = obd_blob_read(b, offset, buf, size, s, fault);
+    obd_scratch_give(s);
+    return status;
+}
+
+static int
+check_plain(const struct obd_blob *b, struct obd_scratch *s,
+            struct obd_fault *fault)
+{
+    int status = OBD_OK;
+
+    for (uint64_t at = 0; status == OBD_OK && at < b->size;
+         at += OBD_STORED_CAP)
+        status = load(b, b->offset + at, s->stored,
+                      (size_t)obd_min(OBD_STORED_CAP, b->size - at), fault);
+    return status;
+}
+
+static int
+check_zfile(const struct obd_blob *b, uint64_t first, uint64_t end,
+            struct obd_scratch *s, struct obd_fault *fault)
+{
+    const struct obd_jump *j = b->jump;
+
+    s->held_blob = 0;
+    while (first < end) {
+        uint64_t start = obd_jump_at(j, first), n = run_of(j, first, end - 1);
+
+        fault->block = first;
+        int status = load(b, b->offset + start, s->stored,
+                          (size_t)(obd_jump_at(j, first + n) - start), fault);
+        for (uint64_t i = first; status == OBD_OK && i < first + n; i++) {
+            uint64_t at = obd_jump_at(j, i);
+
+            status = obd_zblock_decode(&s->codec, j->algo, j->verify,
+                                       s->stored + (at - start),
+                                       (size_t)(obd_jump_at(j, i + 1) - at),
+                                       s->block, obd_jump_inflated(j, i),
+                                       fault);
+            fault->block = i;
+            if (status != OBD_OK)
+                fault->at = b->offset + at;
+        }
+        if (status != OBD_OK)
+            return status;
+        first += n;
+    }
+    return OBD_OK;
+}
+
+int
+obd_blob_check(const struct obd_blob *b, uint64_t first, uint64_t count,
+               struct obd_fault *fault)
+{
+    struct obd_scratch *s = obd_scratch_take();
+    int status;
+
+    if (s == NULL)
+        return OBD_NOMEM;
+    if (b->jump == NULL) {
+        status = check_plain(b, s, fault);
+    } else {
+        uint64_t n = b->jump->nblocks;
+
+        first = obd_min(first, n);
+        status = check_zfile(b, first, first + obd_min(count, n - first), s,
+                             fault);
+    }
+    obd_scratch_give(s);
+    return status;
+}
+
+void
+obd_blob_stored(const struct obd_blob *b, uint64_t offset, uint64_t size,
+                uint64_t *file_offset, uint64_t *file_size)
+{
+    const struct obd_jump *j = b->jump;
+
+    if (j == NULL) {
+        *file_offset = b->offset + offset;
+        *file_size = size;
+        return;
+    }
+    uint64_t start = obd_jump_at(j, offset >> j->block_shift);
+    uint64_t last = (offset + size - 1) >> j->block_shift;
+
+    *file_offset = b->offset + start;
+    *file_size = obd_jump_at(j, last + 1) - start;
+}
+
+uint64_t
+obd_blob_step(const struct obd_blob *b, uint64_t offset)
+{
+    unsigned shift = b->jump ? b->jump->block_shift : b->unit_shift;
+    uint64_t step = UINT64_C(1) << shift;
+
+    if (b->present == NULL)
+        return b->size - offset;
+    return obd_min(step - (offset & (step - 1)), b->size - offset);
+}

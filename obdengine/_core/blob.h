@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* blob - the stream of one layer: bytes of a file, as they are or inflated.
+ *
+ * A blob borrows its file descriptor; the caller keeps it open.  All reads
+ * are positional, complete, and may run from any thread at the same time.
+ * Bytes of the file that are not on this machine yet are "absent": a presence
+ * map says which are there, and a read that needs others says so.
+ */
+
+#ifndef OBD_BLOB_H
+#define OBD_BLOB_H
+
+#include "jump.h"
+#include "obd.h"
+#include "scratch.h"
+
+struct obd_blob;
+
+/* Stream = the size bytes at offset of fd.  NULL without memory. */
+extern struct obd_blob *obd_blob_new_plain(int fd, uint64_t offset,
+                                           uint64_t size)
+    OBD_MUST_USE;
+
+/* Stream = what the blocks of jump inflate to; the payload that jump counts
+ * from starts at offset of fd.  Takes jump over, also when it returns NULL.
+ */
+extern struct obd_blob *obd_blob_new_zfile(int fd, uint64_t offset,
+                                           struct obd_jump *jump)
+    OBD_NONNULL(3) OBD_MUST_USE;
+
+extern void obd_blob_free(struct obd_blob *b);
+
+/* Bytes of the stream. */
+extern uint64_t obd_blob_size(const struct obd_blob *b) OBD_NONNULL(1);
+
+/* Bytes of memory that the blob takes. */
+extern size_t obd_blob_memory(const struct obd_blob *b) OBD_NONNULL(1);
+
+/* From now on bytes of the file (file_size of them) are absent until marked,
+ * in units of 1 << unit_shift.  Call before the first read.
+ */
+extern int obd_blob_track(struct obd_blob *b, uint64_t file_size,
+                          unsigned unit_shift)
+    OBD_NONNULL(1) OBD_MUST_USE;
+
+/* The size bytes at offset of the file are there.  Units that are covered in
+ * part are left as they are.  Safe while others read.
+ */
+extern void obd_blob_mark(struct obd_blob *b, uint64_t offset, uint64_t size)
+    OBD_NONNULL(1);
+
+/* Fill buf with the size bytes at offset of the stream.  On failure buf is
+ * unspecified; fault->at is an offset in the file; OBD_ABSENT: the range of
+ * the file from at, want bytes long, is needed.
+ */
+extern int obd_blob_read(const struct obd_blob *b, uint64_t offset,
+                         uint8_t *buf, size_t size,
+                         struct obd_scratch *scratch,
+                         struct obd_fault *fault)
+    OBD_NONNULL(1, 5, 6) OBD_MUST_USE;
+
+/* The same with a scratch from the pool. */
+extern int obd_blob_pread(const struct obd_blob *b, uint64_t offset,
+                          uint8_t *buf, size_t size, struct obd_fault *fault)
+    OBD_NONNULL(1, 5) OBD_MUST_USE;
+
+/* Read, verify and inflate count blocks from first and drop the result.  On
+ * failure fault->block says which block, fault->at where it is stored.
+ */
+extern int obd_blob_check(const struct obd_blob *b, uint64_t first,
+                          uint64_t count, struct obd_fault *fault)
+    OBD_NONNULL(1, 4) OBD_MUST_USE;
+
+/* The range of the file that holds size bytes at offset of the stream; the
+ * whole request must lie in the stream, size > 0.
+ */
+extern void obd_blob_stored(const struct obd_blob *b, uint64_t offset,
+                            uint64_t size, uint64_t *file_offset,
+                            uint64_t *file_size)
+    OBD_NONNULL(1, 4, 5);
+
+/* Whether all of that range is here. */
+extern bool obd_blob_present(const struct obd_blob *b, uint64_t file_offset,
+                             uint64_t file_size)
+    OBD_NONNULL(1);
+
+/* How many bytes from offset share a block, for whoever steps by presence. */
+extern uint64_t obd_blob_step(const struct obd_blob *b, uint64_t offset)
+    OBD_NONNULL(1);
+
+#endif

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+faults - what C found wrong, as an exception with a sentence.
+
+C says what and where in numbers; the words are all here.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from typing import NamedTuple
+
+from obdengine.errors import (
+    BadBlock,
+    BadChecksum,
+    BadIndex,
+    BadJumpTable,
+    CoreError,
+    ObdError,
+    OutOfRange,
+    ShortSource,
+    SourceError,
+)
+from obdengine.segment import ENTRY_SIZE
+
+__all__ = ["Fault", "exception"]
+
+
+class Fault(NamedTuple):
+    """The numbers of struct obd_fault, and where a table starts in its file."""
+
+    at: int
+    got: int
+    want: int
+    block: int
+    base: int
+
+
+def _io(name: str, f: Fault) -> ObdError:
+    return SourceError(f"{name}: offset {f.at}: {os.strerror(f.got)}", errno=f.got)
+
+
+def _short(name: str, f: Fault) -> ObdError:
+    return ShortSource(
+        f"{name}: offset {f.at}: the file ends here, {f.want} more bytes are needed",
+        hint="it was cut off or changed after it was opened",
+    )
+
+
+def _out_of_range(name: str, f: Fault) -> ObdError:
+    return OutOfRange(
+        f"{name}: {f.want} bytes at offset {f.at} reach past the end, {f.got}"
+    )
+
+
+def _entry(
+    what: str, expected: Callable[[Fault], str], found: Callable[[Fault], str]
+) -> Callable[[str, Fault], ObdError]:
+    def make(name: str, f: Fault) -> ObdError:
+        return BadIndex(
+            name,
+            f"index entry {f.at} {what}",
+            offset=f.base + ENTRY_SIZE * f.at,
+            expected=expected(f),
+            found=found(f),
+        )
+
+    return make
+
+
+def _too_many(name: str, f: Fault) -> ObdError:
+    return BadJumpTable(
+        name, "number of blocks", offset=f.at, expected=f.want, found=f.got
+    )
+
+
+def _bad_length(name: str, f: Fault) -> ObdError:
+    return BadJumpTable(
+        name,
+        f"stored length of block {f.block}",
+        offset=f.at,
+        expected=f"at most {f.want} and not empty",
+        found=f.got,
+    )
+
+
+def _bad_sum(name: str, f: Fault) -> ObdError:
+    return BadJumpTable(
+        name, "the blocks' end", offset=f.at, expected=f.want, found=f.got
+    )
+
+
+def _bad_crc(name: str, f: Fault) -> ObdError:
+    return BadChecksum(
+        name,
+        f"crc of block {f.block}",
+        offset=f.at,
+        expected=f"{f.want:#010x}",
+        found=f"{f.got:#010x}",
+    )
+
+
+def _bad_block(name: str, f: Fault) -> ObdError:
+    found = f"{f.got} bytes" if f.got else "bytes that do not inflate"
+    return BadBlock(
+        name, f"block {f.block}", offset=f.at, expected=f"{f.want} bytes", found=found
+    )
+
+
+_MAKERS: dict[str, Callable[[str, Fault], ObdError]] = {
+    "io": _io,
+    "short": _short,
+    "out_of_range": _out_of_range,
+    "empty_entry": _entry("is empty", lambda f: "sectors", lambda f: "none"),
+    "disorder": _entry(
+        "overlaps the one before, or is out of order",
+        lambda f: f"start at sector {f.want} or later",
+        lambda f: f"{f.got}",
+    ),
+    "beyond_disk": _entry(
+        "reaches past the disk",
+        lambda f: f"end at sector {f.want} or before",
+        lambda f: f"{f.got}",
+    ),
+    "before_data": _entry(
+        "points before the data",
+        lambda f: f"sector {f.want} of the layer or later",
+        lambda f: f"{f.got}",
+    ),
+    "beyond_data": _entry(
+        "points past the data",
+        lambda f: f"end at sector {f.want} of the layer or before",
+        lambda f: f"{f.got}",
+    ),
+    "too_many": _too_many,
+    "bad_length": _bad_length,
+    "bad_sum": _bad_sum,
+    "bad_crc": _bad_crc,
+    "bad_block": _bad_block,
+}
+
+
+def exception(status: str, fault: Fault, name: str) -> ObdError:
+    """Return the exception for a status of the core, by its lower-case name."""
+    if status in _MAKERS:
+        return _MAKERS[status](name, fault)
+    if status == "nomem":
+        return CoreError(f"{name}: no memory left", errno=errno.ENOMEM)
+    return CoreError(f"{name}: the core refused a request: {status}")
