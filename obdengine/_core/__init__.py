@@ -30,6 +30,7 @@ __all__ = [
     "ALGO_LZ4",
     "ALGO_ZSTD",
     "BLOCK_SEED",
+    "PRESENCE_UNIT",
     "Absent",
     "Blob",
     "Device",
@@ -64,9 +65,30 @@ BLOCK_SEED: int = lib.OBD_BLOCK_SEED
 _KERNELS = {"portable": lib.OBD_CRC32C_PORTABLE, "sse42": lib.OBD_CRC32C_SSE42}
 _ENTRIES_AT_ONCE = 512
 
+# Bytes of a file that are here or not as a whole: what one page holds, so that
+# a fetch never brings in much more than was asked for.
+PRESENCE_UNIT = 4096
+
+
+class StoredRange(NamedTuple):
+    """Bytes of the file of one layer."""
+
+    layer: int
+    offset: int
+    size: int
+
 
 class Absent(Exception):
-    """Bytes that a request needs are not on this machine; fetch, then ask again."""
+    """Bytes that a request needs are not on this machine; fetch, then ask again.
+
+    Attributes:
+        ranges: which bytes of which files; not always all that will be needed.
+    """
+
+    def __init__(self, ranges: list[StoredRange]) -> None:
+        """Say what is missing."""
+        super().__init__(ranges)
+        self.ranges = ranges
 
 
 class RawExtent(NamedTuple):
@@ -80,20 +102,12 @@ class RawExtent(NamedTuple):
     present: bool
 
 
-class StoredRange(NamedTuple):
-    """Bytes of the file of one layer."""
-
-    layer: int
-    offset: int
-    size: int
-
-
 def _check(status: int, fault: Any, name: str, base: int = 0) -> None:
     """Raise what status means; base is where entries of an index start."""
     if status == lib.OBD_OK:
         return
     if status == lib.OBD_ABSENT:
-        raise Absent
+        raise Absent([StoredRange(fault.layer, fault.at, fault.want)])
     facts = Fault(fault.at, fault.got, fault.want, fault.block, base)
     raise exception(_STATUS_NAMES.get(status, str(status)), facts, name)
 
@@ -321,17 +335,18 @@ class JumpTable:
 
     def __init__(
         self,
+        expected_blocks: int,
         *,
         algo: int,
         block_size: int,
-        size: int,
+        original_size: int,
         verify: bool,
         first_offset: int,
         end_offset: int,
         name: str,
         table_offset: int,
     ) -> None:
-        """Expect the table of a stream of size bytes.
+        """Expect the table of a stream of original_size bytes, in so many blocks.
 
         The blocks are stored from first_offset to end_offset of the payload.
         name and table_offset (bytes) say where the table comes from.
@@ -339,7 +354,11 @@ class JumpTable:
         shift = block_size.bit_length() - 1
         if block_size != 1 << shift or not 4096 <= block_size <= 65536:
             raise UsageError(f"a block size cannot be {block_size}")
-        made = lib.obd_jump_new(algo, verify, shift, size, first_offset, end_offset)
+        if expected_blocks != -(-original_size // block_size):
+            raise UsageError(f"{original_size} bytes are not {expected_blocks} blocks")
+        made = lib.obd_jump_new(
+            algo, verify, shift, original_size, first_offset, end_offset
+        )
         self._c = ffi.gc(_made(made, "a jump table"), lib.obd_jump_free)
         self._name = name
         self._table_offset = table_offset
@@ -384,21 +403,40 @@ class JumpTable:
 class Blob:
     """The stream of one layer. Borrows the file descriptor: keep it open."""
 
-    def __init__(self, pointer: Any, name: str) -> None:
+    def __init__(self, pointer: Any, name: str, track: int | None) -> None:
         """Wrap a C blob; use plain() or zfile()."""
         made = _made(pointer, "a blob")
-        self._c = ffi.gc(made, lib.obd_blob_free, lib.obd_blob_memory(made))
+        self._c = ffi.gc(made, lib.obd_blob_free)
         self.name = name
+        if track is not None:
+            shift = PRESENCE_UNIT.bit_length() - 1
+            status = lib.obd_blob_track(self._c, track, shift)
+            _check(status, ffi.new("struct obd_fault *"), name)
 
     @classmethod
-    def plain(cls, fd: int, offset: int, size: int, *, name: str) -> Blob:
-        """Stream of the size bytes at offset of fd."""
-        return cls(lib.obd_blob_new_plain(fd, offset, size), name)
+    def plain(
+        cls, fd: int, offset: int, size: int, *, name: str, track: int | None = None
+    ) -> Blob:
+        """Stream of the size bytes at offset of fd.
+
+        track: the size of the file in bytes, if nothing of it is here until
+        mark_present() says so; None when all of it is behind fd.
+        """
+        return cls(lib.obd_blob_new_plain(fd, offset, size), name, track)
 
     @classmethod
-    def zfile(cls, fd: int, offset: int, jump: JumpTable, *, name: str) -> Blob:
+    def zfile(
+        cls,
+        fd: int,
+        offset: int,
+        jump: JumpTable,
+        *,
+        name: str,
+        track: int | None = None,
+    ) -> Blob:
         """Stream of what the blocks inflate to; takes jump, unusable after."""
-        return cls(lib.obd_blob_new_zfile(fd, offset, jump._hand_over()), name)
+        pointer = lib.obd_blob_new_zfile(fd, offset, jump._hand_over())
+        return cls(pointer, name, track)
 
     @property
     def size(self) -> int:
@@ -409,11 +447,6 @@ class Blob:
     def memory(self) -> int:
         """Bytes of memory that it takes."""
         return int(lib.obd_blob_memory(self._c))
-
-    def track(self, file_size: int, unit: int = 4096) -> None:
-        """Say that nothing of the file is here; see mark_present."""
-        status = lib.obd_blob_track(self._c, file_size, unit.bit_length() - 1)
-        _check(status, ffi.new("struct obd_fault *"), self.name)
 
     def mark_present(self, offset: int, size: int) -> None:
         """Say that the size bytes at offset of the file are here now."""
@@ -464,6 +497,8 @@ class Device:
         """Fill buf with the bytes at offset, or raise; Absent when not here."""
         dst, fault = _target(buf), ffi.new("struct obd_fault *")
         status = lib.obd_device_read(self._c, offset, dst, len(dst), fault)
+        if status == lib.OBD_ABSENT:
+            raise Absent(self.ranges(offset, len(dst), absent_only=True))
         if status != lib.OBD_OK:
             _check(status, fault, self._name_of(fault))
 

@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+device - a stack of layers as one disk.
+
+A read is one call into C. Only when the core says that bytes are absent are
+they fetched here, and the same call made again. Writes come with the writable
+layer; until then they are refused.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator, Sequence
+from typing import NoReturn
+
+from obdengine import _core
+from obdengine.device.extents import Extent, walk
+from obdengine.errors import Closed, OutOfRange, ReadOnly, UsageError
+from obdengine.index import Table
+from obdengine.layer import Layer
+
+__all__ = ["Device"]
+
+
+class Device:
+    """A disk made of layers, bottom first, which it takes over.
+
+    Every method may be called from any thread at the same time, close()
+    included: requests that are running end as they would have.
+
+    Attributes:
+        name: what errors call it.
+        layers: the layers, bottom first.
+        size: bytes of the disk: that of the topmost layer that has one.
+    """
+
+    def __init__(self, layers: Sequence[Layer], name: str) -> None:
+        """Fold the layers' indexes.
+
+        Raises LimitError for more than 255 layers, UsageError for none.
+        """
+        self.layers = tuple(layers)
+        self.name = name
+        self._table = Table([layer.segments for layer in self.layers])
+        self.size = _size_of(self.layers)
+        blobs = [layer.blob.core for layer in self.layers]
+        core = _core.Device(blobs, self._table.segmap, self.size)
+        # Each request holds the core while it runs, so the files are closed
+        # when the last one ends: counting them would cost every read a lock.
+        weakref.finalize(core, _close_all, self.layers)
+        self._core: _core.Device | None = core
+
+    # -- Reading
+
+    def pread(self, offset: int, length: int) -> bytes:
+        """Return length bytes at offset, of any alignment.
+
+        Raises OutOfRange past the end, FormatError for damaged bytes,
+        SourceError for bytes that cannot be had, Closed.
+        """
+        self._check_range(offset, length)
+        buffer = bytearray(length)
+        self.pread_into(offset, buffer)
+        return bytes(buffer)
+
+    def pread_into(self, offset: int, buffer: bytearray | memoryview) -> None:
+        """Fill buffer, a writable buffer of bytes, with the bytes at offset.
+
+        Raises as pread() does; the buffer is unspecified then.
+        """
+        self._check_range(offset, memoryview(buffer).nbytes)
+        core = self._core or self._closed()
+        while True:
+            try:
+                return core.pread_into(offset, buffer)
+            except _core.Absent as absent:
+                missing = absent.ranges
+            self._fetch(missing)
+
+    def cache(self, offset: int, length: int) -> None:
+        """Bring the bytes that a range is made from to this machine."""
+        self._check_range(offset, length)
+        core = self._core or self._closed()
+        while missing := core.ranges(offset, length, absent_only=True):
+            self._fetch(missing)
+
+    def extents(self, offset: int = 0, length: int | None = None) -> Iterator[Extent]:
+        """Yield what [offset, offset + length) is made of, without gaps.
+
+        length None: up to the end of the disk.
+        """
+        if length is None:
+            length = max(self.size - offset, 0)
+        self._check_range(offset, length)
+        return walk(self._core or self._closed(), offset, length)
+
+    # -- Writing
+
+    def pwrite(self, offset: int, data: bytes | memoryview) -> None:
+        """Refuse: the disk has no writable layer. Raises ReadOnly."""
+        raise self._read_only()
+
+    def discard(self, offset: int, length: int) -> None:
+        """Refuse: the disk has no writable layer. Raises ReadOnly."""
+        raise self._read_only()
+
+    def write_zeroes(self, offset: int, length: int) -> None:
+        """Refuse: the disk has no writable layer. Raises ReadOnly."""
+        raise self._read_only()
+
+    def flush(self) -> None:
+        """Do nothing: nothing was written."""
+
+    # -- The device itself
+
+    @property
+    def entries(self) -> int:
+        """Number of segments in the merged index."""
+        return len(self._table)
+
+    @property
+    def memory(self) -> int:
+        """Bytes of memory of the merged index and the layers' block tables."""
+        blobs = sum(layer.blob.core.memory for layer in self.layers)
+        return self._table.memory + blobs
+
+    def check(self) -> None:
+        """Assert what must always hold. O(entries); tests call it."""
+        self._table.check()
+        for segment in self._table:
+            assert 0 <= segment.layer < len(self.layers), segment
+
+    def close(self) -> None:
+        """Close the layers, once no request runs; twice does nothing."""
+        self._core = None
+
+    def __enter__(self) -> Device:
+        """Return the device, which is closed at the end of the block."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close it."""
+        self.close()
+
+    # -- Below
+
+    def _fetch(self, missing: Sequence[_core.StoredRange]) -> None:
+        for layer, offset, size in missing:
+            self.layers[layer].blob.fetch(offset, size)
+
+    def _check_range(self, offset: int, length: int) -> None:
+        if offset < 0 or length < 0 or offset + length > self.size:
+            raise OutOfRange(
+                f"{self.name}: {length} bytes at offset {offset} are not on a disk "
+                f"of {self.size} bytes"
+            )
+
+    def _closed(self) -> NoReturn:
+        raise Closed(f"{self.name}: used after close")
+
+    def _read_only(self) -> ReadOnly:
+        return ReadOnly(f"{self.name}: the image has no writable layer")
+
+
+def _size_of(layers: Sequence[Layer]) -> int:
+    for layer in reversed(layers):
+        if layer.virtual_size:
+            return layer.virtual_size
+    raise UsageError("no layer of the image says how large the disk is")
+
+
+def _close_all(layers: Sequence[Layer]) -> None:
+    for layer in layers:
+        layer.close()

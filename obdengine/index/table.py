@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+table - the merged index of a stack, and which segment covers a sector.
+
+The newest layer that maps a sector wins; a zeroed entry hides what is below
+it and stays in the table. Folding and look-up are the core's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+
+from obdengine import _core
+from obdengine.errors import LimitError, UsageError
+from obdengine.segment import MAX_LAYERS, Segment
+
+__all__ = ["Table"]
+
+
+class Table:
+    """The merged index of layers, bottom first. It does not change.
+
+    Attributes:
+        segmap: what the core looks sectors up in.
+    """
+
+    def __init__(self, layers: Sequence[_core.Segments]) -> None:
+        """Fold layers: O(N log k) for N entries in k layers.
+
+        Raises UsageError for no layer, LimitError for more than 255.
+        """
+        if not layers:
+            raise UsageError("an image needs at least one layer")
+        if len(layers) > MAX_LAYERS:
+            raise LimitError(
+                f"{len(layers)} layers are too many, a stack has at most {MAX_LAYERS}",
+                hint="flatten some of them with `obd convert`",
+            )
+        self.segmap = _core.SegMap(_core.merge(layers))
+
+    def __len__(self) -> int:
+        """Return the number of segments."""
+        return len(self.segmap)
+
+    def __iter__(self) -> Iterator[Segment]:
+        """Yield the segments in order; their layer counts from 0 at the bottom."""
+        return iter(self.segmap.segments)
+
+    @property
+    def memory(self) -> int:
+        """Bytes of memory that the table takes."""
+        return self.segmap.memory
+
+    def at(self, sector: int) -> Segment | None:
+        """Return the segment that covers sector, or None. About 5 ns in C."""
+        number = self.segmap.find(sector)
+        if number == len(self):
+            return None
+        found: Segment = self.segmap.segments[number]
+        return found if found.start <= sector else None
+
+    def check(self) -> None:
+        """Assert what must always hold. O(n); tests call it."""
+        for segment in self:
+            assert segment.length > 0, segment
+        for a, b in pairwise(self):
+            assert a.end <= b.start, (a, b)

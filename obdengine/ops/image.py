@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""image - what a person or a program names, opened as a disk."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from obdengine import config
+from obdengine.device import Device
+from obdengine.errors import ReadOnly
+from obdengine.layer import Layer, open_layer
+
+__all__ = ["open_image"]
+
+Name = str | os.PathLike[str]
+
+
+def open_image(image: Name | Sequence[Name], *, readonly: bool = True) -> Device:
+    """Open an image as a disk; close the Device when done with it.
+
+    image is the path of a config.v1.json, of one layer, or a list of layer
+    paths with the bottom first. Raises ConfigError when the configuration is
+    wrong, FormatError when a layer is, SourceError when one cannot be read,
+    and ReadOnly for readonly=False: there is no writable layer yet.
+    """
+    names = [image] if isinstance(image, (str, os.PathLike)) else list(image)
+    if not readonly:
+        raise ReadOnly(f"{_name_of(names)}: this version opens images for reading")
+    files = config.resolve([os.fspath(name) for name in names])
+    return _stack(files, _name_of(names))
+
+
+def _name_of(names: Sequence[Name]) -> str:
+    return os.fspath(names[-1]) if names else "image"
+
+
+def _stack(files: Sequence[Path], name: str) -> Device:
+    """Open every file as a layer and put them on top of each other."""
+    with ExitStack() as opened:
+        layers: list[Layer] = []
+        for path in files:
+            layers.append(open_layer(path))
+            opened.callback(layers[-1].close)
+        device = Device(layers, name)
+        opened.pop_all()
+    return device
