@@ -14,20 +14,15 @@ import struct
 from itertools import accumulate
 
 from obdengine.errors import BadJumpTable
-
-CRC_SIZE = 4
-
-
-def bound(block_size: int) -> int:
-    """Return what a block of either codec can take, generously and without crc."""
-    return block_size + block_size // 128 + 512
+from tests.twins.zblock import CRC_SIZE, bound
 
 
 def offsets(
     raw: bytes,
     *,
+    algo: int,
     block_size: int,
-    original_size: int,
+    size: int,
     verify: bool,
     first_offset: int,
     end_offset: int,
@@ -37,11 +32,11 @@ def offsets(
     """Return the offset of each block, and of the end of the last."""
     lengths = struct.unpack(f"<{len(raw) // 4}I", raw)
     smallest = 1 + (CRC_SIZE if verify else 0)
-    largest = bound(block_size) + (CRC_SIZE if verify else 0)
+    largest = bound(algo, block_size) + (CRC_SIZE if verify else 0)
     for number, length in enumerate(lengths):
         if not smallest <= length <= largest:
             raise BadJumpTable(name, "a length", offset=table_offset + 4 * number)
     found = list(accumulate(lengths, initial=first_offset))
-    if len(lengths) != -(-original_size // block_size) or found[-1] != end_offset:
+    if len(lengths) != -(-size // block_size) or found[-1] != end_offset:
         raise BadJumpTable(name, "the number or sum of lengths", offset=table_offset)
     return found

@@ -3,11 +3,10 @@
 record - the 16-byte entries of an LSMT index, packed, unpacked and judged.
 
 An index counts if, without the padding entries (start 2^50 - 1),
-  (1) it is a whole number of entries;
-  (2) every length is at least 1;
-  (3) every entry starts at or after the end of the one before it;
-  (4) every entry ends at or before the end of the disk;
-  (5) every entry that is not zeroed lies between the first data sector of the
+  (1) every length is at least 1;
+  (2) every entry starts at or after the end of the one before it;
+  (3) every entry ends at or before the end of the disk;
+  (4) every entry that is not zeroed lies between the first data sector of the
       layer's file and the last.
 The tag byte means nothing in an ordinary layer.
 """
@@ -60,8 +59,6 @@ def unpack(
     data_end: int,
 ) -> list[Segment]:
     """Return the entries that count, or raise BadIndex for the first wrong one."""
-    if len(raw) % ENTRY_SIZE:
-        raise BadIndex(name, "half an entry", offset=offset)
     segments: list[Segment] = []
     floor = 0
     for at in range(0, len(raw), ENTRY_SIZE):
@@ -73,7 +70,7 @@ def unpack(
             segment.length == 0
             or segment.start < floor
             or segment.end > disk_sectors
-            or not (segment.zeroed or inside)
+            or (not segment.zeroed and not inside)
         ):
             raise BadIndex(name, f"entry {segment}", offset=offset + at)
         floor = segment.end

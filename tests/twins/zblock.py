@@ -10,12 +10,20 @@ from __future__ import annotations
 import lz4.block
 import zstandard
 
-from obdengine.errors import BadBlock, BadChecksum
+from obdengine.errors import BadBlock, BadChecksum, BadJumpTable
 from tests.twins.crc32c import crc32c
 
 ALGO_LZ4 = 1
 ALGO_ZSTD = 2
 BLOCK_SEED = 100007
+CRC_SIZE = 4
+
+
+def bound(algo: int, size: int) -> int:
+    """Return the most bytes that size bytes can become, as the codecs promise."""
+    if algo == ALGO_LZ4:
+        return size + size // 255 + 16
+    return size + (size >> 8) + (max(0, (128 << 10) - size) >> 11)
 
 
 def compress(plain: bytes, algo: int, level: int | None = None) -> bytes:
@@ -59,9 +67,11 @@ def decode_block(
 ) -> bytes:
     """Return the size bytes that stored holds, or raise BadChecksum or BadBlock."""
     packed = bytes(stored)
+    if verify and len(packed) < CRC_SIZE:
+        raise BadJumpTable(name, "no room for a crc", offset=offset)
     if verify:
         packed, crc = packed[:-4], int.from_bytes(packed[-4:], "little")
-        if len(stored) < 4 or crc32c(packed, BLOCK_SEED) != crc:
+        if crc32c(packed, BLOCK_SEED) != crc:
             raise BadChecksum(name, "the crc of a block", offset=offset)
     try:
         plain = inflate(packed, size, algo)

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""test_c - the C tests, each under each sanitizer, and what the core links to."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.c import build
+from tests.tools import requires
+
+TESTS = sorted(
+    name
+    for path in build.HERE.glob("test_*.c")
+    for name in re.findall(r"^TEST\((\w+)\)", path.read_text(), re.MULTILINE)
+)
+SANITIZERS = {
+    "ASAN_OPTIONS": "detect_leaks=1:abort_on_error=0",
+    "UBSAN_OPTIONS": "print_stacktrace=1",
+    "TSAN_OPTIONS": "halt_on_error=1",
+}
+
+# All that the core may ask of the C library; no socket, thread, log or exit.
+ALLOWED = {
+    *("calloc", "free", "malloc", "realloc", "aligned_alloc", "madvise"),
+    *("memcmp", "memcpy", "memset", "pread", "pread64"),
+    *(
+        "__errno_location",
+        "__stack_chk_fail",
+        "__tls_get_addr",
+        "__cpu_model",
+        "__cpu_indicator_init",
+    ),
+}
+
+PATIENCE = 60.0  # seconds, for one test under a sanitizer on a busy machine
+
+pytestmark = requires("gcc")
+
+
+@pytest.fixture(scope="module", params=["fast", "asan", "tsan"])
+def unit(request: pytest.FixtureRequest) -> Path:
+    """The program of all C tests, by sanitizer."""
+    return build.program(request.param, sorted(build.HERE.glob("*.c")))
+
+
+@pytest.mark.parametrize("name", TESTS)
+def test_c(unit: Path, name: str) -> None:
+    done = subprocess.run(
+        [unit, name], capture_output=True, text=True, env=SANITIZERS, timeout=PATIENCE
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "1\n"
+
+
+@pytest.mark.parametrize(
+    "header", sorted(build.CORE.glob("*.h")), ids=lambda path: path.name
+)
+def test_header_stands_alone(header: Path, tmp_path: Path) -> None:
+    if header.name == "cdef.h":
+        return  # for cffi, which is no C compiler
+    source = tmp_path / "alone.c"
+    source.write_text(f'#include "{header.name}"\n#include "{header.name}"\nint x;\n')
+    flags = [*build.WARNINGS, f"-I{build.CORE}", "-fsyntax-only"]
+    build.run(["gcc", *flags, str(source)])
+
+
+def test_core_asks_for_little_and_names_its_own(tmp_path: Path) -> None:
+    library = tmp_path / "core.o"
+    sources = [str(path) for path in build.core_sources()]
+    flags = ["-O2", "-fPIC", "-nostdlib", *build.WARNINGS, f"-I{build.CORE}"]
+    build.run(["gcc", *flags, "-r", *sources, "-o", str(library)])
+    symbols = build.run(["nm", "-P", str(library)])
+    kinds = [line.split()[:2] for line in symbols.splitlines()]
+    wanted = {name for name, kind in kinds if kind == "U"}
+    stray = {name for name in wanted if not name.startswith(("LZ4_", "ZSTD_", "_GLOB"))}
+    assert stray <= ALLOWED
+    exported = {name for name, kind in kinds if kind in "TDBRC"}
+    assert all(name.startswith("obd_") for name in exported)
