@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+main - the command `obd`: which commands there are, and how each of them ends.
+
+    0   fine                     2   asked wrongly
+    1   failed                   3   the image is damaged
+
+Whatever goes wrong is one sentence on standard error. A signal, or a reader
+that went away, ends `obd` as it would end a program that had not caught it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import ClassVar
+
+import click
+
+from obdengine.cli.output import printable
+from obdengine.errors import FormatError, ObdError, UsageError
+
+__all__ = ["main", "obd", "run"]
+
+FAILED, ASKED_WRONGLY, DAMAGED = 1, 2, 3
+
+
+class Stopped(BaseException):
+    """A signal that asks for the end has come; temporary files are to go."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signum)
+        self.signum = signum
+
+
+# Each command is imported when it is asked for: `obd doctor` has to work where
+# the rest of the engine does not.
+def _info() -> click.Command:
+    from obdengine.cli.info import info
+
+    return info
+
+
+def _check() -> click.Command:
+    from obdengine.cli.check import check
+
+    return check
+
+
+def _map() -> click.Command:
+    from obdengine.cli.map import map_
+
+    return map_
+
+
+def _convert() -> click.Command:
+    from obdengine.cli.convert import convert
+
+    return convert
+
+
+def _serve() -> click.Command:
+    from obdengine.cli.serve import serve
+
+    return serve
+
+
+def _doctor() -> click.Command:
+    from obdengine.cli.doctor import doctor
+
+    return doctor
+
+
+class _Commands(click.Group):
+    loaders: ClassVar[dict[str, Callable[[], click.Command]]] = {
+        "info": _info,
+        "check": _check,
+        "map": _map,
+        "convert": _convert,
+        "serve": _serve,
+        "doctor": _doctor,
+    }
+
+    def list_commands(self, _context: click.Context) -> list[str]:
+        return list(self.loaders)
+
+    def get_command(self, _context: click.Context, name: str) -> click.Command | None:
+        loader = self.loaders.get(name)
+        return loader() if loader else None
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="obdengine", prog_name="obd")
+@click.option("--debug", is_flag=True, help="Show where in the program it failed.")
+def obd(debug: bool) -> None:
+    """Layered block-device images: look at them, check, convert and serve them."""
+
+
+def main() -> None:
+    """Run the command line of this process and end it with the right code."""
+    if "_OBD_COMPLETE" in os.environ:
+        obd(prog_name="obd")
+    for signum in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(signum) is signal.SIG_DFL:
+            signal.signal(signum, _stop)
+    try:
+        code = run(sys.argv[1:])
+    except (KeyboardInterrupt, click.Abort):
+        _die_by(signal.SIGINT)
+    except Stopped as stopped:
+        _die_by(stopped.signum)
+    except BrokenPipeError:
+        _die_by(signal.SIGPIPE)
+    sys.exit(code)
+
+
+def run(args: Sequence[str]) -> int:
+    """Run one command line and return its exit code.
+
+    Raises KeyboardInterrupt, Stopped and BrokenPipeError for the caller.
+    """
+    debug = False
+    try:
+        with obd.make_context("obd", list(args)) as context:
+            debug = context.params["debug"]
+            code = obd.invoke(context)
+            sys.stdout.flush()
+            return code or 0
+    except click.exceptions.Exit as done:
+        sys.stdout.flush()
+        return done.exit_code
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        return _report(error)
+
+
+def _report(error: Exception) -> int:
+    sentence, code = _explain(error)
+    click.echo(f"obd: {printable(sentence)}", err=True)
+    return code
+
+
+def _explain(error: Exception) -> tuple[str, int]:
+    match error:
+        case click.UsageError():
+            return _usage(error), ASKED_WRONGLY
+        case click.ClickException():
+            return error.format_message(), FAILED
+        case UsageError():
+            return str(error), ASKED_WRONGLY
+        case FormatError():
+            return str(error), DAMAGED
+        case ObdError():
+            return str(error), FAILED
+        case OSError(filename=str() as name):
+            return f"{name}: {error.strerror}", FAILED
+        case OSError():
+            return error.strerror or str(error), FAILED
+        case MemoryError():
+            return "there is not enough memory", FAILED
+    kind = type(error).__name__
+    return f"this is a bug, please report it: {kind}: {error} (see obd --debug)", FAILED
+
+
+def _usage(error: click.UsageError) -> str:
+    sentence = error.format_message().rstrip(".")
+    path = error.ctx.command_path if error.ctx else "obd"
+    return f"{sentence} (see {path} --help)"
+
+
+def _stop(signum: int, _frame: FrameType | None) -> None:
+    raise Stopped(signum)
+
+
+# The parent must see that the signal ended us: a shell loop goes on after an
+# exit code of 130 and stops after a death by SIGINT.
+def _die_by(signum: int) -> None:
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, sys.stdout.fileno())
+    signal.signal(signum, signal.SIG_DFL)
+    os.kill(os.getpid(), signum)

@@ -1,0 +1,279 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+serve - `obd serve`: an image as an NBD export, for as long as it is wanted.
+
+It only starts nbdkit with the plugin, waits and stops it again. With a COMMAND
+it is wanted until the command ends, without one until a signal comes.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import shutil
+import signal
+import socket as sockets
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from urllib.parse import quote
+
+import click
+
+import obdengine
+from obdengine.cli import nbdkit
+from obdengine.cli.images import layer_files
+from obdengine.errors import ObdError, UsageError
+
+__all__ = ["serve"]
+
+# nbdkit waits for clients that went away in mid-request; nobody else does.
+STOP_SECONDS = 5
+
+
+@dataclass(frozen=True)
+class _Address:
+    """Where clients find the export."""
+
+    socket: Path | None
+    host: str
+    port: int
+    name: str
+
+    @property
+    def uri(self) -> str:
+        name = quote(self.name, safe="")
+        if self.socket:
+            return f"nbd+unix:///{name}?socket={quote(str(self.socket))}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"nbd://{host}:{self.port}/{name}"
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """What a COMMAND finds in its environment, as with `nbdkit --run`."""
+        return {
+            "uri": self.uri,
+            "unixsocket": str(self.socket or ""),
+            "port": "" if self.socket else str(self.port),
+            "exportname": self.name,
+        }
+
+    @property
+    def options(self) -> list[str]:
+        """What nbdkit is told."""
+        if self.socket:
+            return ["--unix", str(self.socket)]
+        return ["--ipaddr", self.host, "--port", str(self.port)]
+
+
+class _Split(click.Command):
+    """A command whose words after "--" are not its own."""
+
+    def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
+        own, command = args, []
+        if "--" in args:
+            at = args.index("--")
+            own, command = args[:at], args[at + 1 :]
+            if not command:
+                raise click.UsageError("there is no COMMAND after --", context)
+        context.obj = tuple(command)
+        return super().parse_args(context, own)
+
+
+@click.command(
+    cls=_Split, options_metavar="[OPTIONS]", epilog="See obd(1) for what COMMAND gets."
+)
+@click.argument("image", nargs=-1, required=True, metavar="IMAGE... [-- COMMAND...]")
+@click.option(
+    "--socket",
+    type=click.Path(path_type=Path),
+    help="Listen on this unix socket (a temporary one).",
+)
+@click.option("--port", type=click.IntRange(1, 65535), help="Listen on a TCP port.")
+@click.option(
+    "--bind", metavar="ADDR", help="Address to listen on with --port (127.0.0.1)."
+)
+@click.option("--name", default="", metavar="EXPORT", help="Name of the export.")
+@click.option("--threads", type=click.IntRange(1, 256), help="Requests at a time (16).")
+@click.pass_obj
+def serve(
+    command: tuple[str, ...],
+    image: tuple[str, ...],
+    socket: Path | None,
+    port: int | None,
+    bind: str | None,
+    name: str,
+    threads: int | None,
+) -> int:
+    """Serve an image over NBD, read-only.
+
+    With COMMAND, run that with $uri and $unixsocket set, and end with it.
+    """
+    if socket and port:
+        raise UsageError("--socket and --port exclude each other")
+    if bind and not port:
+        raise UsageError("--bind goes with --port")
+    files = layer_files(image)
+    # Said here, damage and typing errors get their own exit codes.
+    obdengine.open(files).close()
+    keys = [f"config={file}" for file in files]
+    if name:
+        keys.append(f"export={name}")
+    options = ["--threads", str(threads)] if threads else []
+    with ExitStack() as stack:
+        if not socket and not port:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="obd-"))
+            socket = Path(folder, "socket")
+        if socket:
+            socket = stack.enter_context(_own_socket(socket))
+        address = _Address(socket, bind or "127.0.0.1", port or 0, name)
+        server = stack.enter_context(_running(address, options, keys))
+        return _run(command, address) if command else _wait(server, address)
+
+
+@contextmanager
+def _own_socket(path: Path) -> Iterator[Path]:
+    """Yield where to listen; a socket that nobody listens on makes room."""
+    path = path.absolute()
+    if path.is_socket() and not _is_alive(path):
+        path.unlink()
+    if path.exists():
+        raise ObdError(f"{path}: is in use")
+    try:
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _is_alive(path: Path) -> bool:
+    with sockets.socket(sockets.AF_UNIX) as probe:
+        return probe.connect_ex(str(path)) == 0
+
+
+@contextmanager
+def _running(
+    address: _Address, options: Sequence[str], keys: Sequence[str]
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Yield an nbdkit that takes connections; it is stopped at the end."""
+    with tempfile.TemporaryDirectory(prefix="obd-") as folder:
+        # nbdkit writes its pid when it is ready: a FIFO makes that an event.
+        ready = Path(folder, "pid")
+        os.mkfifo(ready)
+        pipe = os.open(ready, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        server = subprocess.Popen(
+            [
+                *(nbdkit.binary(), "--foreground", "--exit-with-parent", "--readonly"),
+                *("--pidfile", str(ready), *address.options, *options),
+                *("python", str(nbdkit.plugin_file()), *keys),
+            ],
+            env=nbdkit.environment(),
+            stdin=subprocess.DEVNULL,
+            # Ctrl-C is for COMMAND and for us; the server goes last.
+            start_new_session=True,
+        )
+        try:
+            _wait_until_ready(server, pipe)
+            yield server
+        finally:
+            os.close(pipe)
+            _stop(server)
+
+
+def _wait_until_ready(server: subprocess.Popen[bytes], pipe: int) -> None:
+    ended = os.pidfd_open(server.pid)
+    try:
+        seen, _, _ = select.select([pipe, ended], [], [])
+    finally:
+        os.close(ended)
+    if pipe not in seen:
+        raise _start_failure(server.wait())
+
+
+def _start_failure(code: int) -> ObdError:
+    if nbdkit.dump_plugin() is None:
+        return ObdError("nbdkit has no Python plugin", hint=nbdkit.NO_PYTHON_PLUGIN)
+    return ObdError(f"nbdkit ended with code {code} before it was ready")
+
+
+def _stop(server: subprocess.Popen[bytes]) -> None:
+    server.terminate()
+    try:
+        server.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        server.kill()
+        server.wait()
+
+
+def _run(command: Sequence[str], address: _Address) -> int:
+    """Run COMMAND and return its exit code."""
+    variables = address.variables
+    words = [_expand(word, variables) for word in command]
+    # As with `nbdkit --run`, one word that is no program is a line of shell.
+    if len(words) == 1 and shutil.which(words[0]) is None:
+        words = ["sh", "-c", words[0]]
+    try:
+        child = subprocess.Popen(words, env={**os.environ, **variables})
+    except OSError as error:
+        raise ObdError(f"{words[0]}: {error.strerror}") from error
+    with _forwarding(child):
+        code = child.wait()
+    return code if code >= 0 else 128 - code
+
+
+def _expand(word: str, variables: dict[str, str]) -> str:
+    """Return the value of a word that is just $uri or ${uri}, or the word."""
+    name = word.removeprefix("$").removeprefix("{").removesuffix("}")
+    return (
+        variables[name]
+        if word in (f"${name}", f"${{{name}}}") and (name in variables)
+        else word
+    )
+
+
+@contextmanager
+def _forwarding(child: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Let the child decide what a signal means; it gets Ctrl-C by itself."""
+
+    def forward(signum: int, _frame: FrameType | None) -> None:
+        with suppress(ProcessLookupError):
+            child.send_signal(signum)
+
+    with _handling(signal.SIGTERM, forward), _handling(signal.SIGINT, _ignore):
+        yield
+
+
+def _ignore(_signum: int, _frame: FrameType | None) -> None:
+    pass
+
+
+@contextmanager
+def _handling(signum: int, handler: signal._HANDLER) -> Iterator[None]:
+    before = signal.signal(signum, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signum, before)
+
+
+def _wait(server: subprocess.Popen[bytes], address: _Address) -> int:
+    """Print the URI and wait for a signal, which is the normal end."""
+    signals, wake = os.pipe()
+    ended = os.pidfd_open(server.pid)
+
+    def asked(_signum: int, _frame: FrameType | None) -> None:
+        os.write(wake, b"x")
+
+    with _handling(signal.SIGINT, asked), _handling(signal.SIGTERM, asked):
+        click.echo(address.uri)
+        sys.stdout.flush()
+        seen, _, _ = select.select([signals, ended], [], [])
+    for fd in (signals, wake, ended):
+        os.close(fd)
+    if ended in seen and signals not in seen:
+        raise ObdError(f"nbdkit ended by itself with code {server.wait()}")
+    return 0
