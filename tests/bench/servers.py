@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+servers - NBD servers to be compared, and fio as the client of all of them.
+
+Servers and client share the same CPUs, as a VM host's do, and each serves
+files that are in the page cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from obdengine.units import KIB, MIB
+from tests.bench.workshop import pinned
+from tests.running import start_nbdkit
+from tests.tools import environment, tool
+
+CPUS = 2
+CONNECTIONS = 8
+
+
+@dataclass(frozen=True)
+class Job:
+    """One thing that fio does: reads of `size` bytes, `depth` in flight on each."""
+
+    pattern: str
+    size: int
+    depth: int
+    connections: int = 1
+
+
+JOBS = {
+    "QD1": Job("randread", 4 * KIB, 1),
+    "QD32": Job("randread", 4 * KIB, 32),
+    "QD32 x 4": Job("randread", 4 * KIB, 32, 4),
+    "1 MiB": Job("read", MIB, 4),
+}
+
+
+@contextmanager
+def nbdkit(
+    folder: Path, *keys: str, plugin: Sequence[str] | None = None
+) -> Iterator[str]:
+    """Run nbdkit with our plugin, or another, and yield its URI."""
+    export = start_nbdkit(folder, *keys, plugin=plugin)
+    # Before the first connection, whose threads inherit it.
+    os.sched_setaffinity(export.process.pid, sorted(os.sched_getaffinity(0))[-CPUS:])
+    try:
+        yield export.uri
+    finally:
+        export.stop()
+
+
+@contextmanager
+def qemu_nbd(folder: Path, image: Path) -> Iterator[str]:
+    """Run qemu-nbd on a qcow2 image and yield its URI.
+
+    With io_uring, which is its fastest way to read (issue: aio=threads reads
+    half as much at depth 1).
+    """
+    socket = folder / f"{image.parent.name}.sock"
+    pid = socket.with_suffix(".pid")
+    words = [tool("qemu-nbd"), "--read-only", "--persistent", "--fork"]
+    words += [f"--shared={CONNECTIONS}", f"--socket={socket}", f"--pid-file={pid}"]
+    words += ["--format=qcow2", "--aio=io_uring", str(image)]
+    subprocess.run(pinned(*words, cpus=CPUS), check=True, env=environment())
+    try:
+        yield f"nbd+unix:///?socket={socket}"
+    finally:
+        os.kill(int(pid.read_text()), 15)
+
+
+def digest(uri: str) -> str:
+    """Return the SHA-256 of all that a server has."""
+    command = [tool("nbdcopy"), uri, "-"]
+    with subprocess.Popen(command, env=environment(), stdout=-1) as process:
+        found = hashlib.file_digest(process.stdout, "sha256").hexdigest()
+    assert process.returncode == 0, uri
+    return found
+
+
+def fio(uri: str, job: Job, seconds: float, log: Path) -> float:
+    """Run a job for that long and return the bytes a second that it read."""
+    words = [tool("fio"), "--name=job", "--ioengine=nbd", f"--uri={uri}"]
+    words += [f"--rw={job.pattern}", f"--bs={job.size}", f"--iodepth={job.depth}"]
+    words += [f"--numjobs={job.connections}", "--thread", "--group_reporting"]
+    words += ["--norandommap", "--time_based", f"--runtime={round(seconds * 1000)}ms"]
+    words += ["--output-format=json", f"--output={log}"]
+    subprocess.run(
+        pinned(*words, cpus=CPUS), check=True, env=environment(), stdout=-3, stderr=-3
+    )
+    (result,) = json.loads(log.read_text())["jobs"]
+    read = result["read"]
+    assert result["error"] == 0, result
+    assert read["io_bytes"] == read["total_ios"] * job.size > 0, read
+    return float(read["bw_bytes"])
