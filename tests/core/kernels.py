@@ -58,7 +58,10 @@ class Core:
         return self._core.SegMap(made).find(sector)
 
     def offsets(self, raw: bytes, *, step: int = 1 << 20, **how: object) -> list[int]:
-        made = self._core.JumpTable(**({"name": "", "table_offset": 0} | how))
+        how = {"name": "", "table_offset": 0} | how
+        how["original_size"] = size = how.pop("size")
+        blocks = -(-size // how["block_size"])
+        made = self._core.JumpTable(blocks, **how)
         for at in range(0, len(raw), step):
             made.feed(raw[at : at + step])
         made.finish()

@@ -72,6 +72,7 @@ SEGMENTS = st.lists(
         st.integers(0, (1 << 14) - 1),
         st.integers(0, (1 << 55) - 1),
         st.booleans(),
+        st.just(0),
     )
 )
 
