@@ -395,7 +395,8 @@ class JumpTable:
 
     def _hand_over(self) -> Any:
         """Give the table to a blob, which frees it."""
-        pointer = ffi.gc(self._c, None)
+        pointer = self._c
+        ffi.gc(pointer, None)
         del self._c
         return pointer
 

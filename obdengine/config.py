@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+config - which layer files make an image: overlaybd's config.v1.json.
+
+A lower layer is looked for as `file`, then in `dir` as overlaybd.commit,
+.commit or overlaybd.sealed. Nothing is opened but the configuration itself.
+Keys that this release does not know are overlaybd's to add, and left alone;
+keys that it knows must have the right type.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from obdengine.errors import ConfigError, SourceError, SourceMissing, UsageError
+from obdengine.segment import MAX_LAYERS
+from obdengine.units import MIB
+
+__all__ = ["ImageConfig", "Lower", "resolve"]
+
+# A stack of 255 layers with every key set has well under 1 MiB.
+MAX_CONFIG_SIZE = 4 * MIB
+
+# What a folder may call its layer, in the order of preference.
+LAYER_NAMES = ("overlaybd.commit", ".commit", "overlaybd.sealed")
+
+_TEXT, _NUMBER = (str,), (int,)
+_LOWER_TYPES: dict[str, tuple[type, ...]] = {
+    "file": _TEXT,
+    "dir": _TEXT,
+    "digest": _TEXT,
+    "size": _NUMBER,
+    "targetFile": _TEXT,
+    "targetDigest": _TEXT,
+    "gzipIndex": _TEXT,
+}
+_IMAGE_TYPES: dict[str, tuple[type, ...]] = {
+    "repoBlobUrl": _TEXT,
+    "lowers": (list,),
+    "upper": (dict,),
+    "resultFile": _TEXT,
+    "download": (dict,),
+    "accelerationLayer": (bool,),
+    "recordTracePath": _TEXT,
+}
+_JSON_NAMES = {
+    str: "a text",
+    int: "a number",
+    list: "a list",
+    dict: "an object",
+    bool: "true or false",
+}
+
+
+class Lower(NamedTuple):
+    """A read-only layer as the configuration names it; "" and 0: not said."""
+
+    file: str = ""
+    dir: str = ""
+    digest: str = ""
+    size: int = 0
+    target_file: str = ""
+    target_digest: str = ""
+    gzip_index: str = ""
+
+
+class ImageConfig(NamedTuple):
+    """A configuration that was read and judged.
+
+    Attributes:
+        path: the file that it came from; relative paths count from its folder.
+        lowers: the read-only layers, bottom first.
+        upper: the writable layer's object, empty when there is none.
+        repo_blob_url: where a registry has the blobs, "" when not said.
+    """
+
+    path: Path
+    lowers: tuple[Lower, ...]
+    upper: Mapping[str, Any]
+    repo_blob_url: str
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> ImageConfig:
+        """Read a configuration.
+
+        Raises SourceMissing or SourceError when it cannot be read, ConfigError
+        when it is not JSON or a key that matters has the wrong type.
+        """
+        where = Path(path)
+        found = _parse(where)
+        _judge_types(f"{where}: ", found, _IMAGE_TYPES)
+        rows = found.get("lowers", [])
+        if len(rows) > MAX_LAYERS:
+            raise ConfigError(
+                f"{where}: lowers: {len(rows)} layers, a stack has at most {MAX_LAYERS}"
+            )
+        lowers = [_lower(where, number, row) for number, row in enumerate(rows)]
+        upper = found.get("upper") or {}
+        return cls(where, tuple(lowers), upper, found.get("repoBlobUrl") or "")
+
+    def layer_files(self) -> list[Path]:
+        """Return the file of each layer, bottom first.
+
+        Raises ConfigError where a layer is not on this machine, or is the
+        configuration itself, and for a writable layer.
+        """
+        if self.upper:
+            raise ConfigError(
+                f"{self.path}: upper: this version has no writable layers",
+                hint="remove `upper` to read the image without what was written there",
+            )
+        if not self.lowers:
+            raise ConfigError(f"{self.path}: lowers: the image has no layers")
+        return [self._file_of(number) for number in range(len(self.lowers))]
+
+    def _file_of(self, number: int) -> Path:
+        lower, where = self.lowers[number], f"{self.path}: lowers[{number}]"
+        if lower.target_file or lower.target_digest or lower.gzip_index:
+            raise ConfigError(f"{where}: this version does not read TurboOCI layers")
+        folder = self.path.parent
+        if lower.file:
+            return self._judged(folder / lower.file, f"{where}.file")
+        if lower.dir:
+            for name in LAYER_NAMES:
+                candidate = folder / lower.dir / name
+                if candidate.exists():
+                    return self._judged(candidate, f"{where}.dir")
+        if lower.digest:
+            raise ConfigError(
+                f"{where}: {lower.digest} is not on this machine",
+                hint="this version reads local layers only",
+            )
+        if lower.dir:
+            raise ConfigError(
+                f"{where}.dir: {folder / lower.dir} holds no layer: none of "
+                + ", ".join(LAYER_NAMES)
+            )
+        raise ConfigError(f"{where}: neither file, dir nor digest is given")
+
+    def _judged(self, candidate: Path, where: str) -> Path:
+        try:
+            same = candidate.samefile(self.path)
+        except (OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) else error
+            raise ConfigError(f"{where}: {candidate}: {why}") from error
+        if same:
+            raise ConfigError(f"{where}: the configuration names itself as a layer")
+        return candidate
+
+
+def resolve(image: Sequence[str | os.PathLike[str]]) -> list[Path]:
+    """Return the layer files that image means, bottom first.
+
+    image is one configuration, or layer files. Raises UsageError when it is
+    neither, and what ImageConfig raises.
+    """
+    paths = [Path(word) for word in image]
+    if not paths:
+        raise UsageError("an image needs a configuration or at least one layer")
+    configs = [path for path in paths if _is_config(path)]
+    if not configs:
+        return paths
+    if len(paths) > 1:
+        raise UsageError(
+            f"{configs[0]}: a configuration is an image of its own",
+            hint="name either one configuration, or layer files",
+        )
+    return ImageConfig.load(configs[0]).layer_files()
+
+
+def _is_config(path: Path) -> bool:
+    """Tell whether path is meant as a configuration: by its name, or first byte."""
+    if path.suffix == ".json":
+        return True
+    try:
+        if not path.is_file():
+            return False
+        with path.open("rb") as opened:
+            return opened.read(64).lstrip()[:1] == b"{"
+    except (OSError, ValueError):
+        return False  # opening it as a layer will say what is wrong
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    found = _json(path, _read(path))
+    if not isinstance(found, dict):
+        raise ConfigError(f"{path}: the configuration is not a JSON object")
+    return found
+
+
+def _json(path: Path, text: bytes) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigError(
+            f"{path}: line {error.lineno}, column {error.colno}: {error.msg}"
+        ) from error
+    except (UnicodeDecodeError, RecursionError, ValueError) as error:
+        raise ConfigError(f"{path}: not JSON: {error}") from error
+
+
+def _read(path: Path) -> bytes:
+    try:
+        # A pipe would be waited for, a device may never end.
+        if path.exists() and not path.is_file():
+            raise SourceError(f"{path}: not a regular file")
+        with path.open("rb") as opened:
+            text = opened.read(MAX_CONFIG_SIZE + 1)
+    except FileNotFoundError as error:
+        raise SourceMissing(f"{path}: no such file") from error
+    except (OSError, ValueError) as error:
+        raise SourceError(f"{path}: cannot be read: {error}") from error
+    if len(text) > MAX_CONFIG_SIZE:
+        raise ConfigError(
+            f"{path}: larger than {MAX_CONFIG_SIZE} bytes, not a configuration"
+        )
+    return text
+
+
+def _judge_types(
+    prefix: str, found: Mapping[str, Any], types: Mapping[str, tuple[type, ...]]
+) -> None:
+    """Raise ConfigError unless every known key is null or of its type."""
+    for key, wanted in types.items():
+        value = found.get(key)
+        if value is None:
+            continue
+        if not isinstance(value, wanted) or (
+            isinstance(value, bool) and bool not in wanted
+        ):
+            name = _JSON_NAMES[wanted[0]]
+            raise ConfigError(f"{prefix}{key}: must be {name}, not {value!r:.60}")
+
+
+def _lower(path: Path, number: int, row: Any) -> Lower:
+    where = f"{path}: lowers[{number}]"
+    if not isinstance(row, dict):
+        raise ConfigError(f"{where}: must be an object, not {row!r:.60}")
+    _judge_types(f"{where}.", row, _LOWER_TYPES)
+    return Lower(
+        file=row.get("file") or "",
+        dir=row.get("dir") or "",
+        digest=row.get("digest") or "",
+        size=row.get("size") or 0,
+        target_file=row.get("targetFile") or "",
+        target_digest=row.get("targetDigest") or "",
+        gzip_index=row.get("gzipIndex") or "",
+    )

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""test_formats_doc - the tables of docs/formats say what the code says."""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Sequence
+from types import ModuleType
+
+import pytest
+
+from obdengine.blob import format as zfile
+from obdengine.layer import format as lsmt
+from tests.tools import ROOT
+
+FIELD_ROW = re.compile(r"^\| (\d+) \| (\d+) \| (\w+) \|", re.MULTILINE)
+FLAG_ROW = re.compile(r"^\| (\d+) \| ([A-Z_]+) \|", re.MULTILINE)
+
+PAGES = [("lsmt.md", lsmt), ("zfile.md", zfile)]
+
+
+def text_of(page: str) -> str:
+    return (ROOT / "docs/formats" / page).read_text()
+
+
+def layout(fields: Sequence[tuple[str, str]]) -> list[tuple[int, int, str]]:
+    """Return (offset, size, name) of each field of a packed struct."""
+    rows, offset = [], 0
+    for name, code in fields:
+        size = struct.calcsize("<" + code)
+        rows.append((offset, size, name))
+        offset += size
+    return rows
+
+
+@pytest.mark.parametrize(("page", "words"), PAGES)
+def test_fields(page: str, words: ModuleType) -> None:
+    documented = [
+        (int(offset), int(size), name)
+        for offset, size, name in FIELD_ROW.findall(text_of(page))
+    ]
+    assert documented == layout(words.HEADER_FIELDS)
+
+
+@pytest.mark.parametrize(("page", "words"), PAGES)
+def test_flags(page: str, words: ModuleType) -> None:
+    documented = {name: 1 << int(bit) for bit, name in FLAG_ROW.findall(text_of(page))}
+    assert documented == {name: getattr(words, name) for name in documented}
+    assert sum(documented.values()) == words.KNOWN_FLAGS
+
+
+@pytest.mark.parametrize(("page", "words"), PAGES)
+def test_magic(page: str, words: ModuleType) -> None:
+    assert words.MAGIC1.hex() in text_of(page)
+    shown = re.search(r"magic0 \| `([^`]+)`", text_of(page))
+    assert shown is not None
+    assert shown[1].encode().decode("unicode_escape").encode() == words.MAGIC0
