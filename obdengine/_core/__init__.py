@@ -352,7 +352,7 @@ class JumpTable:
         name and table_offset (bytes) say where the table comes from.
         """
         shift = block_size.bit_length() - 1
-        if block_size != 1 << shift or not 4096 <= block_size <= 65536:
+        if not 4096 <= block_size <= 65536 or block_size != 1 << shift:
             raise UsageError(f"a block size cannot be {block_size}")
         if expected_blocks != -(-original_size // block_size):
             raise UsageError(f"{original_size} bytes are not {expected_blocks} blocks")
