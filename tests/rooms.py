@@ -61,6 +61,7 @@ class Import(NamedTuple):
 
     module: str
     name: str
+    bound: str
     line: int
 
 
@@ -77,11 +78,12 @@ def imports(tree: ast.AST) -> Iterator[Import]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
-                yield Import(alias.name, "", node.lineno)
+                yield Import(alias.name, "", alias.asname or "", node.lineno)
         elif isinstance(node, ast.ImportFrom):
             module = "." * node.level + (node.module or "")
             for alias in node.names:
-                yield Import(module, alias.name, node.lineno)
+                bound = alias.asname or alias.name
+                yield Import(module, alias.name, bound, node.lineno)
 
 
 def room_of(path: Path, root: Path) -> str:
@@ -279,7 +281,7 @@ def check_public(root: Path) -> Iterator[str]:
                 yield f"{path}: no __all__ for {sorted(made)}"
             continue
         # A package's __init__ passes on names that its files make.
-        passed = {item.name for item in imports(tree)} | made
+        passed = {item.bound for item in imports(tree)} | made
         reachable = passed if path.name == "__init__.py" else made
         for name in sorted(made - set(shown)):
             yield f"{path}: {name} is public and not in __all__"

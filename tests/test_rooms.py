@@ -137,6 +137,8 @@ def test_what_is_allowed_stays_allowed(tmp_path: Path) -> None:
     plant(tmp_path, "obdengine/device/a.py", f"{HEAD}from obdengine.index import t\n")
     plant(tmp_path, "obdengine/cli/a.py", f"{HEAD}import click\nimport obdengine\n")
     plant(tmp_path, "obdengine/units.py", f"{HEAD}from obdengine.errors import E\n")
+    public = '__all__ = ["open"]\nfrom obdengine.ops import open_ as open\n'
+    plant(tmp_path, "obdengine/__init__.py", HEAD + public)
     plant(tmp_path, "nbdkit_plugin/a.py", f"{HEAD}from obdengine.errors import E\n")
     for check in CHECKS:
         assert list(check(tmp_path)) == []
