@@ -79,7 +79,8 @@ def only_cpus(count: int) -> Iterator[None]:
 def our(shop: Workshop, kind: str, options: LayerOptions, out: Path) -> None:
     """Convert on as many CPUs as threads."""
     with only_cpus(options.threads):
-        to_layer(shop.disk, out / kind, options=options)
+        written = to_layer(shop.disk, out / kind, options=options)
+    assert written.block_size in (None, options.block_size), written
 
 
 def their(shop: Workshop, codec: str, out: Path) -> None:

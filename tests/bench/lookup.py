@@ -24,7 +24,8 @@ SHAPES = {
     "clustered": "**Clusters of 200 small runs, wide gaps; sectors inside runs.**",
 }
 
-Results = dict[int, dict[str, dict[str, Figure]]]
+Figures = dict[str, dict[str, Figure]]
+Results = dict[int, Figures]
 
 
 def bench(shop: Workshop) -> str:
@@ -49,17 +50,18 @@ def table(results: Results, what: str, unit: float) -> Table:
     """Return one row a structure, one column a number of entries."""
     made = Table(["entries", *map(_words, results), "bytes/entry"])
     for rival, name in NAMES.items():
-        if not all(rival in figures for figures in results.values()):
-            continue
-        cells = []
-        for figures in results.values():
-            mine, core = figures[rival][what], figures["core"][what]
-            times = "" if rival == "core" else f" ({ratio(mine, core)})"
-            cells.append(short(mine.median * unit) + times)
-        most = max(results)
-        memory = results[most][rival]["memory"].median / most
-        made.add(name, *cells, short(memory))
+        if all(rival in figures for figures in results.values()):
+            cells = (_cell(figures, rival, what, unit) for figures in results.values())
+            most = max(results)
+            memory = results[most][rival]["memory"].median / most
+            made.add(name, *cells, short(memory))
     return made
+
+
+def _cell(figures: Figures, rival: str, what: str, unit: float) -> str:
+    mine, core = figures[rival][what], figures["core"][what]
+    times = "" if rival == "core" else f" ({ratio(mine, core)})"
+    return short(mine.median * unit) + times
 
 
 def _words(count: int) -> str:

@@ -58,7 +58,8 @@ def make(shop: Workshop, kind: str) -> Path:
     """Return the disk as one layer of that kind."""
     layer = shop.folder / f"{kind.replace(' ', '-')}.obd"
     if not layer.exists():
-        to_layer(shop.disk, layer, options=KINDS[kind])
+        written = to_layer(shop.disk, layer, options=KINDS[kind])
+        assert written.block_size in (None, KINDS[kind].block_size), written
     return layer
 
 

@@ -72,7 +72,7 @@ def _make_chain(parts: list[Path]) -> None:
         create = [tool("qemu-img"), "create", "-q", "-f", "qcow2", *backing]
         _run(*create, image, str(part.stat().st_size))
         # Skips what is zero in the part: below it must show through.
-        copy = [tool("nbdcopy"), "--destination-is-zero", str(part)]
+        copy = [tool("nbdcopy"), "--destination-is-zero", "--", str(part)]
         _run(*copy, "[", tool("qemu-nbd"), "-f", "qcow2", image, "]")
         backing = ["-b", image, "-F", "qcow2"]
 
