@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -93,7 +93,7 @@ class ImageConfig(NamedTuple):
         where = Path(path)
         found = _parse(where)
         _judge_types(f"{where}: ", found, _IMAGE_TYPES)
-        rows = found.get("lowers", [])
+        rows = found.get("lowers") or []
         if len(rows) > MAX_LAYERS:
             raise ConfigError(
                 f"{where}: lowers: {len(rows)} layers, a stack has at most {MAX_LAYERS}"
@@ -127,7 +127,7 @@ class ImageConfig(NamedTuple):
         if lower.dir:
             for name in LAYER_NAMES:
                 candidate = folder / lower.dir / name
-                if candidate.exists():
+                if _tried(candidate.exists, candidate, f"{where}.dir"):
                     return self._judged(candidate, f"{where}.dir")
         if lower.digest:
             raise ConfigError(
@@ -142,14 +142,19 @@ class ImageConfig(NamedTuple):
         raise ConfigError(f"{where}: neither file, dir nor digest is given")
 
     def _judged(self, candidate: Path, where: str) -> Path:
-        try:
-            same = candidate.samefile(self.path)
-        except (OSError, ValueError) as error:
-            why = error.strerror if isinstance(error, OSError) else error
-            raise ConfigError(f"{where}: {candidate}: {why}") from error
+        same = _tried(lambda: candidate.samefile(self.path), candidate, where)
         if same:
             raise ConfigError(f"{where}: the configuration names itself as a layer")
         return candidate
+
+
+def _tried(call: Callable[[], bool], path: Path, where: str) -> bool:
+    """Return call(), or say that path, named at where, cannot be looked at."""
+    try:
+        return call()
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"{where}: {path}: {why}") from error
 
 
 def resolve(image: Sequence[str | os.PathLike[str]]) -> list[Path]:

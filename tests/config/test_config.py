@@ -88,6 +88,8 @@ REFUSED = {
     "deep": ("[" * 100_000, "not JSON"),
     "bytes": ('"\udcff"', None),
     "no layers": ({}, "lowers: the image has no layers"),
+    "lowers null": ({"lowers": None}, "lowers: the image has no layers"),
+    "long dir": ({"lowers": [{"dir": "d" * 5000}]}, "lowers[0].dir: "),
     "lowers no list": ({"lowers": {}}, "lowers: must be a list, not {}"),
     "lower no object": ({"lowers": [7]}, "lowers[0]: must be an object, not 7"),
     "file no text": ({"lowers": [{"file": 7}]}, "lowers[0].file: must be a text"),
