@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""hostile - images that lie, files that are no files, and little memory."""
