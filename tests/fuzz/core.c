@@ -1,0 +1,315 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* core - the C core under libFuzzer: no input may break what headers promise.
+ *
+ * The first byte of the input chooses what the rest is:
+ *
+ *   0  index     the entries of three layers: unpack, merge, look up
+ *   1  block     one stored block: inflate
+ *   2  table     block lengths and the blocks: a layer's stream, read
+ *   3  disk      a table, blocks and an index: the layer as a disk, read
+ *
+ * seeds.py makes such inputs from the golden images.
+ */
+
+#undef NDEBUG
+#include <assert.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "blob.h"
+#include "bytes.h"
+#include "device.h"
+#include "merge.h"
+#include "record.h"
+#include "segmap.h"
+#include "zblock.h"
+
+#define MAX_INPUT (256 << 10)
+
+/* What is left of the input; past its end everything is 0. */
+struct input {
+    const uint8_t *p;
+    size_t n;
+};
+
+static const uint8_t *
+take(struct input *in, size_t n)
+{
+    const uint8_t *p = in->p;
+
+    assert(n <= in->n);
+    in->p += n;
+    in->n -= n;
+    return p;
+}
+
+static uint64_t
+number(struct input *in, size_t bytes)
+{
+    uint8_t raw[8] = { 0 };
+    size_t n = bytes < in->n ? bytes : in->n;
+
+    memcpy(raw, take(in, n), n);
+    return obd_load64(raw);
+}
+
+/* A copy of n bytes that ends where the allocation ends. */
+static uint8_t *
+copy(struct input *in, size_t n)
+{
+    uint8_t *p = malloc(n ? n : 1);
+
+    n = n < in->n ? n : in->n;
+    assert(p != NULL);
+    memcpy(p, take(in, n), n);
+    return p;
+}
+
+/* ---- index ---- */
+
+static bool
+unpacked(struct input *in, size_t n, const struct obd_bounds *b,
+         struct obd_segment **out, size_t *count)
+{
+    struct obd_fault f;
+
+    n = n < in->n / OBD_RECORD_SIZE ? n : in->n / OBD_RECORD_SIZE;
+    uint8_t *raw = copy(in, n * OBD_RECORD_SIZE);
+
+    *out = malloc((n ? n : 1) * sizeof **out);
+    assert(*out != NULL);
+    int status = obd_record_unpack(raw, n, b, *out, count, &f);
+
+    assert(status == OBD_OK || f.at < n);
+    free(raw);
+    if (status != OBD_OK)
+        free(*out);
+    return status == OBD_OK;
+}
+
+static void
+in_order(const struct obd_segment *s, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        assert(obd_length(&s[i]) > 0);
+        assert(i == 0 || obd_start(&s[i]) >= obd_end(&s[i - 1]));
+    }
+}
+
+static void
+look_up(const struct obd_segment *s, size_t n)
+{
+    struct obd_segmap *m = obd_segmap_new(s, n);
+
+    assert(m != NULL);
+    for (size_t i = 0; i < n; i++) {
+        assert(obd_segmap_search(m, obd_start(&s[i])) == i);
+        assert(obd_segmap_search(m, obd_end(&s[i]) - 1) == i);
+        assert(obd_segmap_search(m, obd_end(&s[i])) == i + 1);
+    }
+    assert(obd_segmap_memory(m) < 4096 + 400 * n);
+    obd_segmap_free(m);
+}
+
+static void
+fuzz_index(struct input *in)
+{
+    struct obd_bounds b = { number(in, 7), number(in, 1), number(in, 7) };
+    struct obd_segment *layers[3], *merged;
+    size_t counts[3], k = 0, n, total = 0;
+
+    for (; k < 3 && unpacked(in, (size_t)number(in, 1), &b, &layers[k],
+                             &counts[k]); k++) {
+        in_order(layers[k], counts[k]);
+        total += counts[k];
+    }
+    if (k > 0) {
+        assert(obd_merge((const struct obd_segment *const *)layers, counts, k,
+                         &merged, &n) == OBD_OK);
+        assert(n <= 2 * total);
+        in_order(merged, n);
+        look_up(merged, n);
+        free(merged);
+    }
+    while (k > 0)
+        free(layers[--k]);
+}
+
+/* ---- block ---- */
+
+static void
+fuzz_block(struct input *in)
+{
+    int algo = (int)(1 + number(in, 1) % 2), verify = number(in, 1) & 1;
+    size_t size = (size_t)(1 + number(in, 2)), n = in->n;
+    uint8_t *src = copy(in, n), *dst = malloc(size);
+    struct obd_fault f;
+
+    assert(dst != NULL);
+    int status = obd_zblock_decode_one(algo, verify, src, n, dst, size, &f);
+
+    assert(status == OBD_OK || status == OBD_BAD_BLOCK
+           || status == OBD_BAD_CRC || status == OBD_BAD_LENGTH);
+    free(src);
+    free(dst);
+}
+
+/* ---- table, disk ---- */
+
+/* The table that comes next, fed in two pieces; NULL when it is refused. */
+static struct obd_jump *
+table(struct input *in)
+{
+    int algo = (int)(1 + number(in, 1) % 2), verify = number(in, 1) & 1;
+    unsigned shift = (unsigned)(12 + number(in, 1) % 5);
+    uint64_t size = number(in, 8), first = number(in, 2);
+    uint64_t end = number(in, 8);
+    size_t n = (size_t)number(in, 2), cut = (size_t)number(in, 1);
+    struct obd_fault f;
+
+    n = n < in->n / 4 ? n : in->n / 4;
+    cut = cut < n ? cut : n;
+    uint8_t *raw = copy(in, 4 * n);
+    struct obd_jump *j = obd_jump_new(algo, verify, shift, size, first, end);
+
+    assert(j != NULL);
+    if (obd_jump_feed(j, raw, cut, &f) != OBD_OK
+        || obd_jump_feed(j, raw + 4 * cut, n - cut, &f) != OBD_OK
+        || obd_jump_finish(j, &f) != OBD_OK) {
+        obd_jump_free(j);
+        j = NULL;
+    }
+    free(raw);
+    return j;
+}
+
+static int
+file_of(struct input *in)
+{
+    int fd = memfd_create("fuzz", MFD_CLOEXEC);
+    size_t n = in->n;
+
+    assert(fd >= 0);
+    assert(write(fd, take(in, n), n) == (ssize_t)n);
+    return fd;
+}
+
+/* Read all in one, and again in odd pieces: the bytes are the same. */
+static void
+read_stream(const struct obd_blob *b)
+{
+    size_t size = (size_t)obd_min(obd_blob_size(b), 1 << 20);
+    uint8_t *whole = malloc(size + 1), *piece = malloc(5001);
+    struct obd_fault f;
+
+    assert(whole != NULL && piece != NULL);
+    if (obd_blob_pread(b, 0, whole, size, &f) == OBD_OK)
+        for (size_t at = 0; at < size; at += 5001) {
+            size_t n = size - at < 5001 ? size - at : 5001;
+
+            assert(obd_blob_pread(b, at, piece, n, &f) == OBD_OK);
+            assert(memcmp(piece, whole + at, n) == 0);
+        }
+    (void)!obd_blob_check(b, 0, UINT64_MAX, &f);
+    assert(obd_blob_pread(b, obd_blob_size(b), piece, 1, &f)
+           == OBD_OUT_OF_RANGE);
+    free(whole);
+    free(piece);
+}
+
+static void
+fuzz_table(struct input *in)
+{
+    uint64_t offset = number(in, 2);
+    struct obd_jump *j = table(in);
+
+    if (j == NULL)
+        return;
+    int fd = file_of(in);
+    struct obd_blob *b = obd_blob_new_zfile(fd, offset, j);
+
+    assert(b != NULL);
+    read_stream(b);
+    obd_blob_free(b);
+    close(fd);
+}
+
+static void
+read_disk(const struct obd_device *d, uint64_t size)
+{
+    struct obd_extent e[4];
+    struct obd_range ranges[4];
+    struct obd_fault f;
+    uint8_t buf[3000];
+    uint64_t at = 0;
+    size_t n;
+
+    for (int step = 0; step < 200 && at < size; step++) {
+        assert(obd_device_extents(d, at, size - at, e, 4, &n, &f) == OBD_OK);
+        assert(n > 0 && e[0].offset == at);
+        for (size_t i = 0; i < n; i++) {
+            size_t part = (size_t)obd_min(e[i].size, sizeof buf);
+
+            assert(e[i].offset == at && e[i].size > 0);
+            int status = obd_device_read(d, at, buf, part, &f);
+
+            /* What reads as zeros needs no file, so it cannot fail. */
+            if (e[i].flags & OBD_EXTENT_ZERO)
+                for (size_t k = 0; k < part; k++)
+                    assert(status == OBD_OK && buf[k] == 0);
+            at += e[i].size;
+        }
+        assert(at <= size);
+    }
+    assert(obd_device_ranges(d, 0, size, 0, ranges, 4, &n, &f) == OBD_OK);
+}
+
+static void
+fuzz_disk(struct input *in)
+{
+    uint64_t size = number(in, 4), offset = number(in, 2);
+    struct obd_jump *j = table(in);
+
+    if (j == NULL)
+        return;
+    struct obd_bounds bounds = { (size + 511) / 512, 8, j->size / 512 };
+    struct obd_segment *s;
+    size_t n;
+
+    if (!unpacked(in, (size_t)number(in, 1), &bounds, &s, &n)) {
+        obd_jump_free(j);
+        return;
+    }
+    int fd = file_of(in);
+    struct obd_blob *b = obd_blob_new_zfile(fd, offset, j);
+    struct obd_segmap *m = obd_segmap_new(s, n);
+
+    assert(b != NULL && m != NULL);
+    struct obd_device *d = obd_device_new(&b, 1, m, size);
+
+    assert(d != NULL);
+    read_disk(d, size);
+    obd_device_free(d);
+    obd_segmap_free(m);
+    obd_blob_free(b);
+    close(fd);
+    free(s);
+}
+
+extern int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+int
+LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    static void (*const targets[])(struct input *) = {
+        fuzz_index, fuzz_block, fuzz_table, fuzz_disk,
+    };
+    struct input in = { data, size };
+
+    if (size > 0 && size <= MAX_INPUT)
+        targets[number(&in, 1) % 4](&in);
+    return 0;
+}
