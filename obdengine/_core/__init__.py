@@ -313,7 +313,7 @@ class SegMap:
     """Which segment covers a sector; copies the segments."""
 
     def __init__(self, segments: Segments) -> None:
-        """Build the look-up structure over segments in order."""
+        """Build the look-up structure over segments in order, below 2^50."""
         made = lib.obd_segmap_new(segments._array, len(segments))
         pointer = _made(made, "a look-up map")
         size = lib.obd_segmap_memory(pointer)

@@ -19,14 +19,17 @@ check(const struct obd_segment *s, uint64_t last_end,
       const struct obd_bounds *b, struct obd_fault *fault)
 {
     uint64_t end = obd_end(s), data_end = obd_moffset(s) + obd_length(s);
+    uint64_t disk_end = b->disk_end ? b->disk_end : OBD_START_MASK;
+
+    if (disk_end > OBD_START_MASK)
+        disk_end = OBD_START_MASK;
 
     if (obd_length(s) == 0)
         return refuse(fault, OBD_EMPTY_ENTRY, 0, 1);
     if (obd_start(s) < last_end)
         return refuse(fault, OBD_DISORDER, obd_start(s), last_end);
-    if (end > (b->disk_end ? b->disk_end : OBD_START_MASK))
-        return refuse(fault, OBD_BEYOND_DISK, end,
-                      b->disk_end ? b->disk_end : OBD_START_MASK);
+    if (end > disk_end)
+        return refuse(fault, OBD_BEYOND_DISK, end, disk_end);
     if (obd_zeroed(s))
         return OBD_OK;
     if (obd_moffset(s) < b->data_start)

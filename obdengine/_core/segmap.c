@@ -153,6 +153,9 @@ obd_segmap_new(const struct obd_segment *segments, size_t n)
 
     if (n >= OBD_BUCKET_NODE)
         return NULL;
+    for (size_t i = 0; i < n; i++)
+        if (obd_end(&segments[i]) > OBD_START_MASK)
+            return NULL;
     m = calloc(1, sizeof *m);
     if (m == NULL)
         return NULL;

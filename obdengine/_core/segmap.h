@@ -49,7 +49,7 @@ struct obd_segmap {
 };
 
 /* A map of n segments, in order and apart from each other, which are copied.
- * NULL without memory, or when n is 2^31 or more.
+ * NULL without memory, when n is 2^31 or more, or past 2^50 sectors.
  */
 extern struct obd_segmap *obd_segmap_new(const struct obd_segment *segments,
                                          size_t n)
