@@ -15,7 +15,7 @@ from pathlib import Path
 
 from obdengine.ops.convert import LayerOptions, to_layer
 from obdengine.units import KIB
-from tests.bench.workshop import Workshop
+from tests.bench.workshop import Workshop, settle
 from tests.tools import environment, tool
 
 CLUSTER = 64 * KIB
@@ -45,6 +45,8 @@ def stack(shop: Workshop, count: int) -> Stack:
         _make_chain(parts)
         for part in parts:
             part.unlink()
+        for path in folder.iterdir():
+            settle(path)
     layers = {form: [part.with_suffix(f".{form}") for part in parts] for form in FORMS}
     return Stack(layers, parts[-1].with_suffix(".qcow2"))
 

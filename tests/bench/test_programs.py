@@ -36,8 +36,8 @@ def test_reader_compiles_and_refuses_what_it_does_not_know(tmp_path):
     program = Workshop(tmp_path).compiled("read", libraries=LIBRARIES)
     assert subprocess.run([program]).returncode == 2
     rubbish = tmp_path / "rubbish"
-    rubbish.write_bytes(bytes(1 << 20))
-    words = [program, "1", "1", __file__, f"plain={rubbish}"]
+    rubbish.write_bytes(b"x" * (1 << 20))
+    words = [program, "1", "1", rubbish, f"plain={rubbish}"]
     done = subprocess.run(words, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr == "failed: trailer\n"
