@@ -43,7 +43,11 @@ class Totals(NamedTuple):
 
 
 class LayerWriter:
-    """Writes one layer into a StreamWriter, which it finishes."""
+    """Writes one layer into a StreamWriter, which it finishes.
+
+    Attributes:
+        limit: the most entries that the index may get.
+    """
 
     def __init__(
         self,
@@ -53,14 +57,17 @@ class LayerWriter:
         uuid: str | None = None,
         parent_uuid: str | None = None,
         message: str = "",
+        limit: int = format.WRITER_MAX_ENTRIES,
     ) -> None:
         """Write the header.
 
-        virtual_size is in bytes, whole sectors. Raises UsageError when a
-        value does not fit into the header.
+        virtual_size is in bytes, whole sectors; limit is the most entries
+        that the index may get. Raises UsageError when a value does not fit
+        into the header.
         """
         if virtual_size % SECTOR or not 0 <= virtual_size <= format.MAX_VIRTUAL_SIZE:
             raise UsageError(f"a layer cannot be of {virtual_size} bytes")
+        self.limit = limit
         self._out = out
         self._words = format.Header(
             virtual_size=virtual_size,
@@ -79,7 +86,7 @@ class LayerWriter:
 
     @property
     def entries(self) -> int:
-        """Entries so far; the limit is format.WRITER_MAX_ENTRIES."""
+        """Entries so far, the one that may still grow included."""
         return len(self._index) // 2 + (self._length > 0)
 
     def data(self, start: int, payload: bytes | bytearray | memoryview) -> None:
@@ -143,10 +150,10 @@ class LayerWriter:
         """Put the run that is still growing into the index."""
         if not self._length:
             return
-        if len(self._index) // 2 == format.WRITER_MAX_ENTRIES:
+        if len(self._index) // 2 >= self.limit:
             raise LimitError(
-                f"the layer needs more than {format.WRITER_MAX_ENTRIES} index entries; "
-                f"readers of the format accept {MAX_ENTRIES}"
+                f"the layer needs more than {self.limit} index entries, and readers "
+                f"of the format accept {MAX_ENTRIES} with padding"
             )
         # A zeroed entry takes no room; it points at the end of the data.
         moffset = self._data_end - (0 if self._zeroed else self._length)

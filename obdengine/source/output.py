@@ -2,9 +2,9 @@
 """
 output - a file that appears under its name when it is whole, and not before.
 
-Bytes are appended; a few at the front may be put right afterwards. Until
-commit() they are in a file without a name that anybody looks for, in the same
-folder, which vanishes when anything goes wrong. Reading is the source's.
+Until commit() the bytes are in a file without a name that anybody looks for,
+in the same folder, which vanishes when anything goes wrong. A block device has
+no such luck and is written in place. Reading is the source's.
 """
 
 from __future__ import annotations
@@ -12,21 +12,23 @@ from __future__ import annotations
 import os
 import secrets
 from pathlib import Path
-from types import TracebackType
 
 from obdengine.errors import SourceError, UsageError
 
-__all__ = ["Output"]
+__all__ = ["DeviceOutput", "Output", "open_output"]
 
 
 class Output:
     """A new file on its way to path.
 
     Attributes:
+        sparse: whether what is never written reads as zeros.
         path: where it will be, symbolic links resolved.
         name: path, for errors.
         position: bytes appended so far.
     """
+
+    sparse = True
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         """Make the temporary file beside path.
@@ -47,7 +49,7 @@ class Output:
         try:
             self._fd = os.open(self._temporary, flags, 0o666)
         except OSError as error:
-            raise self._failed("cannot be made", error) from error
+            raise _failed(self.name, "cannot be made", error) from error
 
     @property
     def folder(self) -> Path:
@@ -65,13 +67,14 @@ class Output:
 
     def patch(self, offset: int, data: bytes | bytearray | memoryview) -> None:
         """Put data at offset; raises SourceError when the disk refuses."""
-        view = memoryview(data)
-        while view:
-            try:
-                done = os.pwrite(self._fd, view, offset)
-            except OSError as error:
-                raise self._failed(f"offset {offset}", error) from error
-            view, offset = view[done:], offset + done
+        _write_all(self.name, self._fd, offset, data)
+
+    def resize(self, size: int) -> None:
+        """Make the file size bytes long; new bytes are a hole."""
+        try:
+            os.truncate(self._fd, size)
+        except OSError as error:
+            raise _failed(self.name, f"cannot have {size} bytes", error) from error
 
     def pread(self, offset: int, size: int) -> bytes:
         """Return up to size bytes at offset of what was written."""
@@ -85,7 +88,7 @@ class Output:
             self._close()
             _sync_folder(self.folder)
         except OSError as error:
-            raise self._failed("cannot be completed", error) from error
+            raise _failed(self.name, "cannot be completed", error) from error
 
     def abandon(self) -> None:
         """Remove the file unless it was committed; never raises OSError."""
@@ -97,12 +100,7 @@ class Output:
         """Return the output itself."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Abandon what was not committed."""
         self.abandon()
 
@@ -110,8 +108,72 @@ class Output:
         fd, self._fd = self._fd, -1
         os.close(fd)
 
-    def _failed(self, what: str, error: OSError) -> SourceError:
-        return SourceError(f"{self.name}: {what}: {error.strerror}", errno=error.errno)
+
+class DeviceOutput:
+    """A block device that is written where it is; the verbs are Output's."""
+
+    sparse = False
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Open path for writing; raises SourceError when that is not allowed."""
+        self.name = str(path)
+        try:
+            # O_EXCL: refused while the device is mounted.
+            self._fd = os.open(path, os.O_RDWR | os.O_EXCL | os.O_CLOEXEC)
+        except OSError as error:
+            raise _failed(self.name, "cannot be opened", error) from error
+
+    def patch(self, offset: int, data: bytes | bytearray | memoryview) -> None:
+        """Put data at offset; raises SourceError when the device refuses."""
+        _write_all(self.name, self._fd, offset, data)
+
+    def resize(self, size: int) -> None:
+        """Raise UsageError when the device is smaller than size bytes."""
+        there = os.lseek(self._fd, 0, os.SEEK_END)
+        if there < size:
+            raise UsageError(f"{self.name}: has {there} bytes, {size} are needed")
+
+    def commit(self) -> None:
+        """Make what was written durable."""
+        try:
+            os.fsync(self._fd)
+        except OSError as error:
+            raise _failed(self.name, "cannot be completed", error) from error
+
+    def abandon(self) -> None:
+        """Close the device; what was written stays."""
+        if self._fd >= 0:
+            fd, self._fd = self._fd, -1
+            os.close(fd)
+
+    def __enter__(self) -> DeviceOutput:
+        """Return the output itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the device."""
+        self.abandon()
+
+
+def open_output(path: str | os.PathLike[str]) -> Output | DeviceOutput:
+    """Return the output for path, whichever it is; raises as they do."""
+    return DeviceOutput(path) if Path(path).is_block_device() else Output(path)
+
+
+def _write_all(
+    name: str, fd: int, offset: int, data: bytes | bytearray | memoryview
+) -> None:
+    view = memoryview(data)
+    while view:
+        try:
+            done = os.pwrite(fd, view, offset)
+        except OSError as error:
+            raise _failed(name, f"offset {offset}", error) from error
+        view, offset = view[done:], offset + done
+
+
+def _failed(name: str, what: str, error: OSError) -> SourceError:
+    return SourceError(f"{name}: {what}: {error.strerror}", errno=error.errno)
 
 
 def _sync_folder(folder: Path) -> None:

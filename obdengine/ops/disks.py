@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+disks - what `convert` reads from: a raw disk, or a stack.
+
+Both say how large they are, fill a buffer, and tell where they may have
+something but zeros, so that holes need not be read. Other formats than raw
+are recognized in order to be refused.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing
+from typing import BinaryIO, NamedTuple, Protocol
+
+from obdengine import _core, source
+from obdengine.blob import format as zfile
+from obdengine.blob import tar
+from obdengine.device import Device
+from obdengine.errors import FormatError, SourceError, Unsupported
+from obdengine.layer import format as lsmt
+from obdengine.source import FileSource, Source
+from obdengine.units import MIB, SECTOR, round_up
+
+__all__ = ["STREAM", "Disk", "RawDisk", "StackDisk", "foreign", "looks_like_image"]
+
+STREAM = "-"  # standard input, or output
+
+_GRANULE = 4096
+
+_LAYER = "a layer, not a raw disk"
+
+
+class _Magic(NamedTuple):
+    offset: int
+    magic: bytes
+    what: str
+
+
+_FOREIGN = [
+    _Magic(0, b"QFI\xfb", "a qcow2 image"),
+    _Magic(0, b"QED\0", "a QED image"),
+    _Magic(0, b"KDMV", "a VMDK image"),
+    _Magic(0, b"COWD", "a VMDK image"),
+    _Magic(0, b"# Disk DescriptorFile", "the description of a VMDK image"),
+    _Magic(0, b"vhdxfile", "a VHDX image"),
+    _Magic(0, b"conectix", "a VHD image"),
+    _Magic(64, b"\x7f\x10\xda\xbe", "a VDI image"),
+    _Magic(0, b"WithoutFreeSpace", "a Parallels image"),
+    _Magic(0, b"WithouFreSpacExt", "a Parallels image"),
+    _Magic(0, b"LUKS\xba\xbe", "encrypted with LUKS"),
+    _Magic(0, b"\x1f\x8b\x08", "compressed with gzip"),
+    _Magic(0, b"\xfd7zXZ\0", "compressed with xz"),
+    _Magic(0, b"BZh", "compressed with bzip2"),
+    _Magic(0, b"\x28\xb5\x2f\xfd", "compressed with zstd"),
+    _Magic(0, b"\x04\x22\x4d\x18", "compressed with lz4"),
+    _Magic(257, b"ustar", "a tar archive"),
+    _Magic(0, zfile.MAGIC0, _LAYER),
+    _Magic(0, lsmt.MAGIC0, _LAYER),
+]
+
+
+class Disk(Protocol):
+    """What can be converted.
+
+    Attributes:
+        name: for errors.
+        size: bytes, whole sectors.
+    """
+
+    @property
+    def name(self) -> str:
+        """What errors call it."""
+
+    @property
+    def size(self) -> int:
+        """Bytes, whole sectors."""
+
+    def pread_into(self, offset: int, buf: memoryview) -> None:
+        """Fill buf with the bytes at offset; what is past the end is zero."""
+
+    def ranges(self) -> Iterator[tuple[int, int]]:
+        """Yield (offset, end) of what may be something but zeros, in order."""
+
+
+class RawDisk:
+    """A file or block device whose bytes are the disk's; "-": standard input.
+
+    Attributes:
+        name: the path.
+        file_size: bytes that the file has.
+        size: the same rounded up to whole sectors, as qemu does; the rest of
+            the last one is zeros.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], *, any_content: bool = False
+    ) -> None:
+        """Open path; "-" is read to its end first, into a temporary file.
+
+        Raises Unsupported when the content says that it is of another format,
+        unless any_content; SourceError when it cannot be read.
+        """
+        self._source = _spooled() if os.fspath(path) == STREAM else FileSource(path)
+        self.name = self._source.name
+        self.file_size = self._source.size
+        self.size = round_up(self.file_size, SECTOR)
+        if not any_content and (what := foreign(self._source)):
+            self.close()
+            raise Unsupported(
+                self.name,
+                f"the source is {what}",
+                hint="to take its bytes as those of the disk, say that it is raw",
+            )
+
+    def pread_into(self, offset: int, buf: memoryview) -> None:
+        """Fill buf, with zeros where the file has ended; raises SourceError."""
+        there = max(0, min(len(buf), self.file_size - offset))
+        if there:
+            self._source.pread_into(offset, buf[:there])
+        buf[there:] = bytes(len(buf) - there)
+
+    def ranges(self) -> Iterator[tuple[int, int]]:
+        """Yield (offset, end) of what is not a hole of the file, in order."""
+        fd, end = self._source.fileno(), 0
+        while fd is not None and end < self.file_size:
+            try:
+                start = os.lseek(fd, end, os.SEEK_DATA)
+                end = os.lseek(fd, start, os.SEEK_HOLE)
+            except OSError as error:
+                if error.errno == errno.ENXIO:  # nothing but a hole is left
+                    return
+                # A block device cannot tell: all of it may be data.
+                start, end = end, self.file_size
+            yield start, end
+
+    def close(self) -> None:
+        """Close the file; a second time does nothing."""
+        self._source.close()
+
+    def __enter__(self) -> RawDisk:
+        """Return the disk, which is closed at the end of the block."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close it."""
+        self.close()
+
+
+class StackDisk:
+    """A Device as a source; it stays the caller's to close."""
+
+    def __init__(self, device: Device) -> None:
+        """Read from device."""
+        self.name = device.name
+        self.size = device.size
+        self._device = device
+
+    def pread_into(self, offset: int, buf: memoryview) -> None:
+        """Fill buf, with zeros past the end; raises what the device raises."""
+        there = max(0, min(len(buf), self.size - offset))
+        if there:
+            self._device.pread_into(offset, buf[:there])
+        buf[there:] = bytes(len(buf) - there)
+
+    def ranges(self) -> Iterator[tuple[int, int]]:
+        """Yield (offset, end) of what some layer has data for, in order."""
+        for extent in self._device.extents():
+            if extent.data:
+                yield extent.offset, extent.end
+
+
+def foreign(disk: Source) -> str | None:
+    """Return what disk is if it is not raw, in words; None when it may be raw."""
+    head = disk.pread(0, min(disk.size, 4096))
+    for offset, magic, what in _FOREIGN:
+        if head[offset : offset + len(magic)] == magic:
+            return what
+    # A VHD of fixed size is a raw disk with a footer.
+    if disk.size >= SECTOR and disk.pread(disk.size - SECTOR, 8) == b"conectix":
+        return "a VHD image"
+    return None
+
+
+def looks_like_image(path: str | os.PathLike[str]) -> bool:
+    """Tell whether path is a layer or a configuration, by its first bytes."""
+    if os.fspath(path) == STREAM:
+        return False
+    try:
+        with closing(source.open(path)) as opened:
+            first = opened.pread(0, min(64, opened.size)).lstrip()[:1]
+            wrapping = tar.unwrap(opened)
+            magic = opened.pread(wrapping.offset, min(8, wrapping.size))
+    except (SourceError, FormatError):
+        return False  # reading it as a disk will say what is wrong
+    return first == b"{" or magic in (zfile.MAGIC0, lsmt.MAGIC0)
+
+
+def _spooled() -> FileSource:
+    """Return standard input as a temporary file that has no name any more."""
+    with tempfile.TemporaryFile(prefix="obd-") as spool:
+        _spool(sys.stdin.buffer, spool.fileno())
+        opened = FileSource(f"/proc/self/fd/{spool.fileno()}")
+    opened.name = "standard input"
+    return opened
+
+
+def _spool(stream: BinaryIO, fd: int) -> None:
+    """Copy stream to fd, leaving out what is zero."""
+    size = 0
+    while data := stream.read(MIB):
+        if not all(_core.zero_granules(data, _GRANULE)):
+            os.pwrite(fd, data, size)
+        size += len(data)
+    os.truncate(fd, size)
