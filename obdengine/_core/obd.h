@@ -37,6 +37,8 @@ enum obd_status {
     OBD_BAD_SUM,            /* blocks end at got, must end at want */
     OBD_BAD_CRC,            /* got: computed; want: stored */
     OBD_BAD_BLOCK,          /* inflated to got bytes, must be want */
+    OBD_FULL,               /* no room left; got: errno */
+    OBD_READ_ONLY,
     OBD_BAD_ARGUMENT        /* the caller's mistake */
 };
 
