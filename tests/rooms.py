@@ -149,12 +149,12 @@ def _third_party_problem(room: str, top: str) -> str | None:
 
 
 def check_door(root: Path) -> Iterator[str]:
-    """Complain when anything but _core/__init__.py imports the compiled module."""
+    """Complain when anything but _core/binding.py imports the compiled module."""
     core = root / PACKAGE / "_core"
     compiled = _compiled_names(core)
-    inside = f"{PACKAGE}._core"
+    inside = f"{PACKAGE}._core.binding"
     for path in files(root, ".py"):
-        if path == core / "__init__.py":
+        if path == core / "binding.py":
             continue
         for item in imports(ast.parse(path.read_text())):
             full = f"{item.module}.{item.name}".rstrip(".")

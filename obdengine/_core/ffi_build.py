@@ -39,7 +39,8 @@ ffibuilder = FFI()
 ffibuilder.cdef((HERE / "cdef.h").read_text())
 ffibuilder.set_source(
     "obdengine._core._obd",
-    "#include <stdlib.h>\n" + "".join(f'#include "{part}.h"\n' for part in PARTS if part != "replay"),
+    "#include <stdlib.h>\n"
+    + "".join(f'#include "{part}.h"\n' for part in PARTS if part != "replay"),
     sources=[f"obdengine/_core/{part}.c" for part in PARTS],
     include_dirs=["obdengine/_core"],
     depends=[f"obdengine/_core/{part}.h" for part in (*HEADERS, "cdef")],

@@ -12,7 +12,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define OBD_CORE_VERSION 1
+#define OBD_CORE_VERSION 2
 
 #define OBD_NONNULL(...) __attribute__((nonnull(__VA_ARGS__)))
 #define OBD_MUST_USE __attribute__((warn_unused_result))
