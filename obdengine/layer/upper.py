@@ -1,0 +1,419 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+upper - a writable layer's files: made, opened, repaired, sealed.
+
+Append form, overlaybd's:
+    data file:   LSMT header (flags 3), then sectors in the order of writing
+    index file:  LSMT header (flags 1), then records of 16 bytes in time order
+Sparse form: bounded by the size of the disk.
+    data file:   LSMT header (flags 19), sector s of the disk at 4096 + 512 s
+    map file:    LSMT header (flags 17), records as above, whose moffset is
+                 8 + s: which sectors count never depends on holes
+A sparse file of overlaybd has no map file: its map is made from its holes, as
+overlaybd does it, once.
+
+Which records count, and in what order things are written so that this stays
+true after a power cut, is at the top of `_core/upper.h`. The data file is
+locked while it is open for writing. Nothing is looked up here.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid as uuids
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from obdengine import _core
+from obdengine.errors import (
+    BadHeader,
+    BadMagic,
+    LimitError,
+    Unsupported,
+    UsageError,
+)
+from obdengine.layer import format
+from obdengine.segment import ENTRY_SIZE, MAX_ENTRIES, MAX_LENGTH, Segment
+from obdengine.source.output import Output
+from obdengine.source.writable import WritableFile
+from obdengine.units import GIB, KIB, SECTOR, round_up
+
+__all__ = ["Upper", "UpperOptions", "create_upper", "map_path", "open_upper"]
+
+_STEP = 256 * KIB  # of the index file that is replayed at once
+_FIRST = format.SLOT // SECTOR
+
+APPEND_FLAGS = format.HEADER | format.DATA
+SPARSE_FLAGS = APPEND_FLAGS | format.SPARSE
+INDEX_FLAGS = format.HEADER
+MAP_FLAGS = format.HEADER | format.SPARSE
+
+# The index file is written anew when it has this many records more than four
+# times the segments that they make: 1 MiB, replayed in some milliseconds.
+_SLACK_RECORDS = 65536
+
+
+@dataclass(frozen=True)
+class UpperOptions:
+    """How much room a writable layer takes on its host.
+
+    Attributes:
+        max_size: bytes that the data file may have; a write that would pass
+            it fails with ENOSPC. None: only the host's disk is the limit.
+        garbage: bytes of overwritten data that are let be before they are
+            written over: the data file has at most that and the live data,
+            and what is written between two flushes.
+    """
+
+    max_size: int | None = None
+    garbage: int = GIB
+
+
+class Upper:
+    """An open writable layer.
+
+    Attributes:
+        data: the data file.
+        index: the index or map file.
+        form: "append" or "sparse".
+        virtual_size: bytes of the disk.
+        uuid: text in lower case, or None.
+        parent_uuid: likewise, of the layer below.
+        core: the `_core.Upper`, for a device.
+        torn: bytes of half a record that were at the end of the index.
+        guessed: whether the map was made from the holes of the file.
+    """
+
+    def __init__(
+        self,
+        data: WritableFile,
+        index: WritableFile | None,
+        header: format.Header,
+        options: UpperOptions,
+        io: _core.Io | None,
+    ) -> None:
+        """Take over the files; open_upper() finds them and replays."""
+        self.data = data
+        self.index = index
+        self.name = data.name
+        self.form = "sparse" if header.flags & format.SPARSE else "append"
+        self.virtual_size = header.virtual_size
+        self.uuid = _uuid(header.uuid)
+        self.parent_uuid = _uuid(header.parent_uuid)
+        self.torn = 0
+        self.guessed = index is None
+        self._header = header
+        limit = options.max_size or 1 << 62
+        self.core = _core.Upper(
+            data.fileno(),
+            index.fileno() if index else -1,
+            name=data.name,
+            disk_sectors=header.virtual_size // SECTOR,
+            data_limit=limit // SECTOR,
+            allowance=options.garbage // SECTOR,
+            in_place=self.form == "sparse",
+            io=io,
+        )
+
+    @property
+    def readonly(self) -> bool:
+        """Whether it was opened for reading only."""
+        return self.data.readonly
+
+    def facts(self) -> _core.UpperFacts:
+        """Return what the log holds, and what replay stepped over."""
+        return self.core.facts()
+
+    def flush(self) -> None:
+        """Make every write before durable; raises SourceError with the errno."""
+        self.core.flush()
+
+    def wants_compaction(self) -> bool:
+        """Tell whether most records of the index file are overwritten ones."""
+        facts = self.facts()
+        return facts.records > 4 * facts.segments + _SLACK_RECORDS
+
+    def compact_index(self) -> None:
+        """Write the index file anew, in the order of the disk.
+
+        Writes go on meanwhile and flushes wait. A crash leaves the old file
+        or the new one.
+        """
+        assert self.index is not None
+        with Output(self.index.path) as out:
+            flags = MAP_FLAGS if self.form == "sparse" else INDEX_FLAGS
+            out.append(_index_header(self._header, flags))
+            fd = os.dup(out.fileno())
+            try:
+                with self.core.replacing_index(fd):
+                    out.commit()
+            except BaseException:
+                os.close(fd)
+                raise
+        self.index.adopt(fd)
+
+    def resize(self, virtual_size: int) -> None:
+        """Change the size of the disk, in bytes; no writes may run.
+
+        The field lies in the first sector of each file, so a power cut leaves
+        the old size or the new one; the data file's is the one that counts.
+        Open the layer again to use it.
+        """
+        _judge_size(virtual_size)
+        size = virtual_size.to_bytes(8, "little")
+        for file in (self.data, self.index):
+            if file is not None:
+                if file is self.data and self.form == "sparse":
+                    file.truncate(max(file.size, format.SLOT + virtual_size))
+                file.write(format.OFFSETS["virtual_size"], size)
+                file.sync()
+
+    def seal(self) -> None:
+        """Append index and trailer to the data file: a layer for reading.
+
+        No writes may run. A crash leaves a writable layer with some garbage
+        at its end, or a sealed one. Raises LimitError for too many entries.
+        """
+        self.flush()
+        segments = self.core.segments()
+        if len(segments) > MAX_ENTRIES:
+            raise LimitError(
+                f"{self.name}: {len(segments)} index entries, readers of the format "
+                f"accept {MAX_ENTRIES}",
+                hint="commit the layer instead",
+            )
+        at = round_up(self.data.size, SECTOR)
+        index = segments.pack()
+        trailer = self._header._replace(
+            flags=format.DATA | format.SEALED,
+            index_offset=at,
+            index_size=len(segments),
+        )
+        padded = index.ljust(round_up(len(index), SECTOR), b"\0")
+        self.data.write(at, padded + format.pack_header(trailer))
+        self.data.sync()
+        if self.form == "sparse":
+            header = self._header._replace(flags=APPEND_FLAGS)
+            self.data.write(0, format.pack_header(header)[:SECTOR])
+            self.data.sync()
+
+    def close(self) -> None:
+        """Flush, close both files and give up the lock; twice does nothing."""
+        if self.data.fileno() < 0:
+            return
+        try:
+            if not self.readonly:
+                self.flush()
+        finally:
+            self.data.close()
+            if self.index:
+                self.index.close()
+
+
+def map_path(data: Path) -> Path:
+    """Return where the map file of a sparse data file is."""
+    return data.with_name(data.name + ".map")
+
+
+def create_upper(
+    data: Path,
+    index: Path,
+    *,
+    virtual_size: int,
+    form: str = "append",
+    uuid: str | None = None,
+    parent_uuid: str | None = None,
+) -> None:
+    """Make the files of an empty writable layer; what is there is replaced.
+
+    virtual_size is in bytes. uuid None: a new one. The data file appears last:
+    where it is, the layer is whole.
+    """
+    _judge_size(virtual_size)
+    if form not in ("append", "sparse"):
+        raise UsageError(f"no form {form!r} of a writable layer")
+    sparse = form == "sparse"
+    header = format.Header(
+        flags=SPARSE_FLAGS if sparse else APPEND_FLAGS,
+        virtual_size=virtual_size,
+        uuid=_uuid_field(uuid or str(uuids.uuid4())),
+        parent_uuid=_uuid_field(parent_uuid or format.NO_UUID),
+    )
+    flags = MAP_FLAGS if sparse else INDEX_FLAGS
+    WritableFile.create(index, _index_header(header, flags))
+    with Output(data) as out:
+        out.append(format.pack_header(header))
+        if sparse:
+            out.resize(format.SLOT + virtual_size)
+        out.commit()
+
+
+def open_upper(
+    data: Path,
+    index: Path | None,
+    *,
+    readonly: bool = False,
+    options: UpperOptions | None = None,
+    io: _core.Io | None = None,
+) -> Upper:
+    """Open a writable layer, replay its log and repair it.
+
+    index None: the map file beside a sparse data file. Records that do not
+    count are made padding, and half a record at the end is cut off, unless
+    readonly. Raises Busy when another process writes to it, FormatError when
+    a header is wrong, SourceError.
+    """
+    files = [WritableFile(data, readonly=readonly)]
+    try:
+        if not readonly:
+            files[0].lock()
+        header = _read_header(files[0], (APPEND_FLAGS, SPARSE_FLAGS))
+        found = _open_index(files[0], header, index)
+        if found:
+            files.append(found)
+        upper = Upper(files[0], found, header, options or UpperOptions(), io)
+        _replay(upper)
+    except BaseException:
+        for file in files:
+            file.close()
+        raise
+    return upper
+
+
+def _open_index(
+    data: WritableFile, header: format.Header, index: Path | None
+) -> WritableFile | None:
+    """Return the index or map file, made from the holes if it must be."""
+    sparse = bool(header.flags & format.SPARSE)
+    if index is None and not sparse:
+        raise UsageError(f"{data.name}: a layer in append form needs its index file")
+    path = index or map_path(data.path)
+    if sparse and not path.exists():
+        if data.readonly:
+            return None
+        records = _core.Segments.from_list(_from_holes(data, header)).pack()
+        WritableFile.create(path, _index_header(header, MAP_FLAGS), records)
+    file = WritableFile(path, readonly=data.readonly)
+    try:
+        _judge_pair(file, header, _read_header(file, (INDEX_FLAGS, MAP_FLAGS)))
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def _from_holes(data: WritableFile, header: format.Header) -> Iterator[Segment]:
+    """Yield what overlaybd takes for written: all that is no hole."""
+    disk_end = header.virtual_size // SECTOR
+    for offset, size in data.data_ranges(format.SLOT):
+        start = max(offset // SECTOR - _FIRST, 0)
+        end = min((offset + size) // SECTOR - _FIRST, disk_end)
+        for at in range(start, end, MAX_LENGTH):
+            yield Segment(at, min(MAX_LENGTH, end - at), _FIRST + at)
+
+
+def _replay(upper: Upper) -> None:
+    sectors = upper.data.size // SECTOR
+    if upper.index is None:
+        guess = _core.Segments.from_list(_from_holes(upper.data, upper._header))
+        upper.core.replay(guess.pack(), sectors, repair=False)
+        return
+    repair, size = not upper.readonly, upper.index.size
+    upper.torn = (size - format.SLOT) % ENTRY_SIZE
+    at, end = format.SLOT, size - upper.torn
+    while at < end:
+        raw = upper.index.pread(at, min(_STEP, end - at))
+        if not raw:
+            break
+        upper.core.replay(raw, sectors, repair=repair)
+        at += len(raw)
+    if repair:
+        if upper.torn:
+            upper.index.truncate(end)
+        upper.core.start(round_up(upper.data.size, SECTOR) // SECTOR)
+
+
+def _read_header(file: WritableFile, allowed: tuple[int, ...]) -> format.Header:
+    raw = file.pread(0, format.SLOT)
+    if raw[:8] != format.MAGIC0 or raw[8:24] != format.MAGIC1:
+        raise BadMagic(
+            file.name,
+            "not a file of a writable layer",
+            offset=0,
+            expected=f"{format.MAGIC0!r} (LSMT)",
+            found=repr(raw[:8]),
+        )
+    if len(raw) < format.SLOT:
+        raise BadHeader(
+            file.name,
+            "the header is cut off",
+            expected=f"{format.SLOT} bytes",
+            found=len(raw),
+        )
+    header = format.unpack_header(raw)
+    at = format.OFFSETS
+    if header.size != format.HEADER_SIZE:
+        raise BadHeader(
+            file.name,
+            "size in the header",
+            offset=at["size"],
+            expected=format.HEADER_SIZE,
+            found=header.size,
+        )
+    if header.flags not in allowed:
+        raise Unsupported(
+            file.name,
+            "not the header of this file of a writable layer",
+            offset=at["flags"],
+            expected=" or ".join(f"flags {flags:#x}" for flags in allowed),
+            found=f"flags {header.flags:#x}",
+        )
+    size = header.virtual_size
+    if not size or size % SECTOR or size > format.MAX_VIRTUAL_SIZE:
+        raise BadHeader(
+            file.name,
+            "virtual_size in the header",
+            offset=at["virtual_size"],
+            expected="a multiple of 512, at most 2^59, not 0",
+            found=size,
+        )
+    return header
+
+
+def _judge_pair(
+    index: WritableFile, data_header: format.Header, header: format.Header
+) -> None:
+    """Refuse the index file of another layer."""
+    expected, found = _uuid(data_header.uuid), _uuid(header.uuid)
+    if expected != found:
+        raise BadHeader(
+            index.name,
+            "uuid in the header",
+            offset=format.OFFSETS["uuid"],
+            expected=f"{expected}, as the data file",
+            found=found,
+        )
+
+
+def _index_header(header: format.Header, flags: int) -> bytes:
+    return format.pack_header(header._replace(flags=flags, index_offset=format.SLOT))
+
+
+def _judge_size(virtual_size: int) -> None:
+    if virtual_size % SECTOR or not 0 < virtual_size <= format.MAX_VIRTUAL_SIZE:
+        raise UsageError(
+            f"a disk cannot have {virtual_size} bytes", hint="a multiple of 512"
+        )
+
+
+def _uuid(field: bytes) -> str | None:
+    text = field.split(b"\0")[0].decode(errors="replace").lower()
+    return None if text in ("", format.NO_UUID) else text
+
+
+def _uuid_field(text: str) -> bytes:
+    try:
+        return str(uuids.UUID(text)).upper().encode()
+    except ValueError as error:
+        raise UsageError(f"{text!r} is not a uuid") from error
