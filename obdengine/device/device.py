@@ -2,53 +2,67 @@
 """
 device - a stack of layers as one disk.
 
-A read is one call into C. Only when the core says that bytes are absent are
-they fetched here, and the same call made again. Writes come with the writable
-layer; until then they are refused.
+A read or write is one call into C. Only when the core says that bytes are
+absent are they fetched here, and the same call made again. Without an upper
+writes are refused.
 """
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn
 
 from obdengine import _core
 from obdengine.device.extents import Extent, walk
 from obdengine.errors import Closed, OutOfRange, ReadOnly, UsageError
 from obdengine.index import Table
-from obdengine.layer import Layer
+from obdengine.layer import Layer, Upper
 
 __all__ = ["Device"]
 
 
 class Device:
-    """A disk made of layers, bottom first, which it takes over.
+    """A disk made of layers, bottom first, and an upper, which it takes over.
 
     Every method may be called from any thread at the same time, close()
     included: requests that are running end as they would have.
 
     Attributes:
         name: what errors call it.
-        layers: the layers, bottom first.
+        layers: the read-only layers, bottom first.
+        upper: the writable layer, or None.
         size: bytes of the disk: that of the topmost layer that has one.
     """
 
-    def __init__(self, layers: Sequence[Layer], name: str) -> None:
+    def __init__(
+        self, layers: Sequence[Layer], name: str, upper: Upper | None = None
+    ) -> None:
         """Fold the layers' indexes.
 
-        Raises LimitError for more than 255 layers, UsageError for none.
+        Raises LimitError for more than 255 layers, UsageError for none and no
+        upper.
         """
         self.layers = tuple(layers)
+        self.upper = upper
         self.name = name
+        if not layers and not upper:
+            raise UsageError("an image needs at least one layer")
         self._table = Table([layer.segments for layer in self.layers])
-        self.size = _size_of(self.layers)
+        self.size = upper.virtual_size if upper else _size_of(self.layers)
         blobs = [layer.blob.core for layer in self.layers]
-        core = _core.Device(blobs, self._table.segmap, self.size)
+        core = _core.Device(
+            blobs, self._table.segmap, self.size, upper.core if upper else None
+        )
         # Each request holds the core while it runs, so the files are closed
         # when the last one ends: counting them would cost every read a lock.
-        weakref.finalize(core, _close_all, self.layers)
+        weakref.finalize(core, _close_all, [*self.layers, *([upper] if upper else [])])
         self._core: _core.Device | None = core
+
+    @property
+    def readonly(self) -> bool:
+        """Whether writes are refused."""
+        return self.upper is None or self.upper.readonly
 
     # -- Reading
 
@@ -96,20 +110,42 @@ class Device:
 
     # -- Writing
 
-    def pwrite(self, offset: int, data: bytes | memoryview) -> None:
-        """Refuse: the disk has no writable layer. Raises ReadOnly."""
-        raise self._read_only()
+    def pwrite(self, offset: int, data: bytes | bytearray | memoryview) -> None:
+        """Write data at offset, of any alignment; durable after flush().
+
+        Each sector has its old content or its new one, whatever happens.
+        Raises OutOfRange, ReadOnly, Closed; SourceError with ENOSPC where
+        there is no room, else with the errno of the kernel.
+        """
+        self._check_range(offset, memoryview(data).nbytes)
+        self._write(lambda core: core.pwrite(offset, data))
 
     def discard(self, offset: int, length: int) -> None:
-        """Refuse: the disk has no writable layer. Raises ReadOnly."""
-        raise self._read_only()
+        """Make the whole sectors of a range read as zeros; raises as pwrite()."""
+        self._check_range(offset, length)
+        self._write(lambda core: core.discard(offset, length))
 
     def write_zeroes(self, offset: int, length: int) -> None:
-        """Refuse: the disk has no writable layer. Raises ReadOnly."""
-        raise self._read_only()
+        """Make a range read as zeros without storing them; raises as pwrite()."""
+        self._check_range(offset, length)
+        self._write(lambda core: core.zero(offset, length))
 
     def flush(self) -> None:
-        """Do nothing: nothing was written."""
+        """Make every write durable that returned before; raises SourceError."""
+        self._core or self._closed()
+        if self.upper and not self.upper.readonly:
+            self.upper.flush()
+
+    def _write(self, call: Callable[[_core.Device], None]) -> None:
+        core = self._core or self._closed()
+        if self.readonly:
+            raise self._read_only()
+        while True:
+            try:
+                return call(core)
+            except _core.Absent as absent:
+                missing = absent.ranges
+            self._fetch(missing)
 
     # -- The device itself
 
@@ -131,8 +167,13 @@ class Device:
             assert 0 <= segment.layer < len(self.layers), segment
 
     def close(self) -> None:
-        """Close the layers, once no request runs; twice does nothing."""
-        self._core = None
+        """Close the layers, once no request runs; twice does nothing.
+
+        What was written is made durable first; raises what flush() raises.
+        """
+        core, self._core = self._core, None
+        if core and self.upper and not self.upper.readonly:
+            self.upper.flush()
 
     def __enter__(self) -> Device:
         """Return the device, which is closed at the end of the block."""
@@ -169,6 +210,6 @@ def _size_of(layers: Sequence[Layer]) -> int:
     raise UsageError("no layer of the image says how large the disk is")
 
 
-def _close_all(layers: Sequence[Layer]) -> None:
-    for layer in layers:
-        layer.close()
+def _close_all(parts: Sequence[Layer | Upper]) -> None:
+    for part in parts:
+        part.close()
