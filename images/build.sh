@@ -86,7 +86,7 @@ disks() {
     report_tree "$work/report"
     cp --sparse=always "$out/disk1.raw" "$out/disk2.raw"
     for name in motd first-boot; do
-        debugfs -w -R "rm /etc/$name" "$out/disk2.raw" 2>"$work/debugfs.log"
+        debugfs -w -R "rm /etc/$name" "$out/disk2.raw" >"$work/debugfs.log" 2>&1
     done
     add_tree "$out/disk2.raw" "$work/report"
 }

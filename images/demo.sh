@@ -24,7 +24,7 @@ took() {
 
 # size FILE - what it takes on this disk, in MiB
 size() {
-    du -k "$1" | awk '{ printf "%8.2f MiB", $1 / 1024 }'
+    du -k "$1" | awk '{ printf "%6.2f MiB", $1 / 1024 }'
 }
 
 # show WORDS - a command as a person would type it
@@ -55,9 +55,9 @@ layer() {
     step=$(now)
     target=$1
     shift
-    show obd convert "$@" "$target"
     obd convert --no-progress "$@" "$target" >>convert.log
-    echo "     $(size "$target") in $(took "$step")"
+    line=$(show obd convert "$@" "$target")
+    printf '%-73s %s, %s\n' "$line" "$(size "$target")" "$(took "$step")"
 }
 layer base.obd disk0.raw
 layer runtime.obd --base base.obd disk1.raw
@@ -69,10 +69,10 @@ CONFIG
 echo "3. What the stack is, and where its bytes come from"
 show obd info config.v1.json
 obd info config.v1.json >info.txt
-grep -E '^[a-z]|^ +(file size|stored as|data)' info.txt | indent
+grep -E '^[a-z]|^ +data:' info.txt | indent
 show obd map config.v1.json
 obd map config.v1.json >map.txt
-sed -n '1,4p;$p' map.txt | indent
+sed -n '1,4p;5s/.*/.../p;$p' map.txt | indent
 show obd check config.v1.json
 obd check --no-progress config.v1.json | tail -n 1 | indent
 show "obd convert -O raw config.v1.json - | cmp - disk2.raw"

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 import select
-import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -23,6 +22,10 @@ from tests.tools import PLUGIN, environment, tool
 
 # Far more than any run needs on a loaded machine: a hang, not slowness.
 PATIENCE = 120.0
+
+# nbdkit 1.32 can abort itself when a client goes away in the middle of a reply:
+# another thread has closed the socket already. It is no fault of the plugin.
+NBDKIT_RACE = "raw_send_socket: Assertion"
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,7 @@ class Export:
             # A client that went away mid-request can hold nbdkit up.
             self.process.kill()
             return self.process.wait()
-        if code < 0 and -code not in (signal.SIGTERM, signal.SIGKILL):
+        if code < 0 and NBDKIT_RACE not in self.log():
             raise ServerFailed(f"nbdkit died of signal {-code}: {self.log()}")
         return code
 

@@ -63,7 +63,13 @@ def unwrap(source: Source) -> Wrapping:
     size = _pax_size(source.name, source.pread(format.TAR_BLOCK, record_size))
     member = _header(source, second)
     if member is None:
-        raise BadHeader(source.name, "no tar header behind the pax one", offset=second)
+        raise BadHeader(
+            source.name,
+            "no tar header behind the pax one",
+            offset=second,
+            expected=repr(format.TAR_MAGIC),
+            found="something else",
+        )
     return _payload(source, member, second + format.TAR_BLOCK, size, "pax")
 
 

@@ -14,7 +14,6 @@ import struct
 import tempfile
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
 from typing import Protocol
 
 from obdengine import _core
@@ -105,13 +104,7 @@ class ZWriter:
             algo=format.CODECS[codec],
             verify=int(verify),
         )
-        self._encode = partial(
-            _core.encode_blocks,
-            algo=self._values.algo,
-            level=DEFAULT_LEVELS[codec] if level is None else level,
-            block_size=block_size,
-            verify=verify,
-        )
+        self._level = DEFAULT_LEVELS[codec] if level is None else level
         self._batch = bytearray()
         self._size = 0
         self._table = _Table(out)
@@ -158,6 +151,16 @@ class ZWriter:
         """Drop what is not compressed yet and end the threads."""
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._table.close()
+
+    def _encode(self, batch: bytearray) -> tuple[memoryview, list[int]]:
+        """Compress one batch, on a thread of the pool."""
+        return _core.encode_blocks(
+            batch,
+            algo=self._values.algo,
+            level=self._level,
+            block_size=self._values.block_size,
+            verify=bool(self._values.verify),
+        )
 
     def _submit(self) -> None:
         batch, self._batch = self._batch, bytearray()

@@ -22,7 +22,7 @@ from obdengine.ops.check import Report, check_image
 
 __all__ = ["check"]
 
-CLEAN, DAMAGED = 0, 3
+_CLEAN, _DAMAGED = 0, 3
 
 
 @click.command()
@@ -42,7 +42,7 @@ def check(image: tuple[str, ...], as_json: bool, progress: bool) -> int:
     else:
         for line in _human(report):
             click.echo(line)
-    return DAMAGED if report.damage else CLEAN
+    return _DAMAGED if report.damage else _CLEAN
 
 
 def _facts(image: tuple[str, ...], report: Report) -> dict[str, Any]:

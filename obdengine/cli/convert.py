@@ -8,7 +8,7 @@ obdengine.ops.convert. The result replaces DST in one step or not at all.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ from obdengine.cli.output import (
     json_option,
     json_text,
     pairs,
+    printable,
     progress_bar,
     progress_option,
     size_text,
@@ -43,31 +44,30 @@ from obdengine.units import parse_size
 __all__ = ["convert"]
 
 _FORMATS = click.Choice(["raw", "obd"])
-STREAM = "-"
+_STREAM = "-"
 
 # What says how a layer is written, and has no meaning for a raw disk.
-_LAYER_OPTIONS = (
-    "base",
-    "compress",
-    "level",
-    "block_size",
-    "threads",
-    "tar",
-    "uuid",
-    "parent_uuid",
-    "message",
-)
+_CODEC_OPTIONS = ["level", "block_size"]
+_LAYER_OPTIONS = [
+    *("base", "compress", "threads", "tar", "uuid", "parent_uuid", "message"),
+    *_CODEC_OPTIONS,
+]
 
 
 @dataclass(frozen=True)
 class _Job:
-    """What is to be converted into what."""
+    """What is to be converted into what.
+
+    Attributes:
+        sure: whether the format of the sources was said, and not found out.
+    """
 
     sources: tuple[str, ...]
     target: str
     source_format: str
     target_format: str
     base: tuple[str, ...]
+    sure: bool
 
 
 @click.command()
@@ -126,16 +126,16 @@ def convert(
     SRC is a raw disk, or an IMAGE (a config.v1.json, or layer files with the
     bottom first), which becomes one layer or one raw disk.
     """
-    job = _Job(source, target, source_format or _detect(source), target_format, base)
+    found, sure = source_format or _detect(source), bool(source_format)
+    job = _Job(source, target, found, target_format, base, sure)
     _refuse_nonsense(job)
-    if target_format == "raw":
-        _refuse_layer_options(context)
+    _refuse_useless_options(context, job)
     options = _layer_options(**layer)
     with progress_bar("convert", progress) as show:
         written = _run(job, options, show)
     facts = _facts(job, written)
     # Facts must not get into the stream that is the result.
-    click.echo(json_text(facts) if as_json else _human(facts), err=target == STREAM)
+    click.echo(json_text(facts) if as_json else _human(facts), err=target == _STREAM)
 
 
 def _detect(source: Sequence[str]) -> str:
@@ -147,9 +147,11 @@ def _detect(source: Sequence[str]) -> str:
 def _refuse_nonsense(job: _Job) -> None:
     if job.source_format == "raw" and len(job.sources) > 1:
         raise UsageError("one raw disk at a time", hint="several SRC are layers")
-    if job.source_format == "obd" and STREAM in job.sources:
+    if job.source_format == "obd" and _STREAM in job.sources:
         raise UsageError("a layer cannot be read from standard input")
     if job.source_format == job.target_format == "raw":
+        if job.sources[0] != _STREAM:
+            Path(job.sources[0]).stat()  # a typing error is not a raw disk
         raise UsageError(
             "both sides are raw, there is nothing to convert", hint="see cp --sparse"
         )
@@ -157,7 +159,7 @@ def _refuse_nonsense(job: _Job) -> None:
 
 def _refuse_overwriting(target: str, inputs: Sequence[str | Path]) -> None:
     for path in inputs:
-        if target != STREAM and same_file(Path(target), Path(path)):
+        if target != _STREAM and same_file(Path(target), Path(path)):
             raise UsageError(f"{target}: cannot be the result and be read as well")
 
 
@@ -170,28 +172,52 @@ def _layer_options(
     return LayerOptions(codec=codec, block_size=block_size, **others)
 
 
-def _refuse_layer_options(context: click.Context) -> None:
-    for option in _LAYER_OPTIONS:
+def _refuse_useless_options(context: click.Context, job: _Job) -> None:
+    useless, other = list[str](), ""
+    if job.target_format == "raw":
+        useless, other = _LAYER_OPTIONS, "-O raw"
+    elif context.params["compress"] == "none":
+        useless, other = _CODEC_OPTIONS, "--compress none"
+    for option in useless:
         if context.get_parameter_source(option) is ParameterSource.COMMANDLINE:
             name = option.replace("_", "-")
-            raise UsageError(f"--{name} is about layers, it does not go with -O raw")
+            raise UsageError(f"--{name} does not go with {other}")
 
 
 def _run(job: _Job, options: LayerOptions, show: Progress | None) -> Written | None:
     """Convert, and return what was written when that is a layer."""
     with ExitStack() as stack:
         base = _open(stack, job.base, job.target) if job.base else None
+        source: RawDisk | Device
         if job.source_format == "raw":
             _refuse_overwriting(job.target, job.sources)
-            raw = RawDisk(job.sources[0])
-            return to_layer(raw, job.target, base=base, options=options, progress=show)
-        device = _open(stack, job.sources, job.target)
-        if job.target_format == "obd":
-            return to_layer(
-                device, job.target, base=base, options=options, progress=show
-            )
-        to_raw(device, job.target, progress=show)
-        return None
+            source = stack.enter_context(RawDisk(job.sources[0], any_content=job.sure))
+        else:
+            source = _open(stack, job.sources, job.target)
+            if job.target_format == "raw":
+                to_raw(source, job.target, progress=show)
+                return None
+        written = to_layer(
+            source, job.target, base=base, options=options, progress=show
+        )
+        for notice in _notices(source, options, written):
+            click.echo(f"obd: note: {printable(notice)}", err=True)
+        return written
+
+
+def _notices(
+    source: RawDisk | Device, options: LayerOptions, written: Written
+) -> Iterator[str]:
+    if isinstance(source, RawDisk) and source.size != source.file_size:
+        yield (
+            f"{source.name}: {source.file_size} bytes are not whole sectors, "
+            f"the disk has {source.size}, the last ones zero"
+        )
+    if options.codec and written.block_size != options.block_size:
+        yield (
+            f"{written.path}: blocks of {written.block_size} bytes, because some data "
+            f"is incompressible and {options.block_size} would be too much to read back"
+        )
 
 
 def _open(stack: ExitStack, image: Sequence[str], target: str) -> Device:
@@ -203,7 +229,7 @@ def _open(stack: ExitStack, image: Sequence[str], target: str) -> Device:
 def _facts(job: _Job, written: Written | None) -> dict[str, Any]:
     facts: dict[str, Any] = {"filename": job.target, "format": job.target_format}
     if written is None:
-        if job.target != STREAM:
+        if job.target != _STREAM:
             status = Path(job.target).stat()
             facts |= {
                 "virtual-size": status.st_size,

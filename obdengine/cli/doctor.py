@@ -58,7 +58,7 @@ def doctor(as_json: bool) -> int:
 
     The exit code is 1 when something is missing that serving images needs.
     """
-    found = [_examine(check) for check in CHECKS]
+    found = [_examine(check) for check in _CHECKS]
     click.echo(json_text({"checks": found}) if as_json else _human(found))
     return 1 if any(f["needed"] and not f["ok"] for f in found) else 0
 
@@ -172,7 +172,7 @@ def _kernel_nbd() -> str:
 
 _LIBNBD = "apt-get install libnbd-bin"
 
-CHECKS = [
+_CHECKS = [
     _Check(
         "python",
         "everything",

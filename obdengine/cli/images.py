@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from obdengine import config
+from obdengine.config import resolve
 from obdengine.errors import UsageError
 
 __all__ = ["image_argument", "layer_files", "same_file"]
@@ -22,7 +22,7 @@ def layer_files(image: Sequence[str]) -> list[Path]:
     """Return the layer files of an image, bottom first.
 
     Raises UsageError for an image that is not on this machine's disks, and
-    what config.resolve() raises.
+    what resolve() of the config room raises.
     """
     for word in image:
         if word.startswith(_REMOTE):
@@ -30,7 +30,7 @@ def layer_files(image: Sequence[str]) -> list[Path]:
                 f"{word}: this version opens local images only",
                 hint="name a config.v1.json, or layer files with the bottom first",
             )
-    return config.resolve(image)
+    return resolve(image)
 
 
 def same_file(one: Path, other: Path) -> bool:

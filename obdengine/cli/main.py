@@ -26,10 +26,10 @@ from obdengine.errors import FormatError, ObdError, UsageError
 
 __all__ = ["main", "obd", "run"]
 
-FAILED, ASKED_WRONGLY, DAMAGED = 1, 2, 3
+_FAILED, _ASKED_WRONGLY, _DAMAGED = 1, 2, 3
 
 
-class Stopped(BaseException):
+class _Stopped(BaseException):
     """A signal that asks for the end has come; temporary files are to go."""
 
     def __init__(self, signum: int) -> None:
@@ -111,7 +111,7 @@ def main() -> None:
         code = run(sys.argv[1:])
     except (KeyboardInterrupt, click.Abort):
         _die_by(signal.SIGINT)
-    except Stopped as stopped:
+    except _Stopped as stopped:
         _die_by(stopped.signum)
     except BrokenPipeError:
         _die_by(signal.SIGPIPE)
@@ -121,7 +121,7 @@ def main() -> None:
 def run(args: Sequence[str]) -> int:
     """Run one command line and return its exit code.
 
-    Raises KeyboardInterrupt, Stopped and BrokenPipeError for the caller.
+    Raises KeyboardInterrupt, _Stopped and BrokenPipeError for the caller.
     """
     debug = False
     try:
@@ -150,23 +150,26 @@ def _report(error: Exception) -> int:
 def _explain(error: Exception) -> tuple[str, int]:
     match error:
         case click.UsageError():
-            return _usage(error), ASKED_WRONGLY
+            return _usage(error), _ASKED_WRONGLY
         case click.ClickException():
-            return error.format_message(), FAILED
+            return error.format_message(), _FAILED
         case UsageError():
-            return str(error), ASKED_WRONGLY
+            return str(error), _ASKED_WRONGLY
         case FormatError():
-            return str(error), DAMAGED
+            return str(error), _DAMAGED
         case ObdError():
-            return str(error), FAILED
+            return str(error), _FAILED
         case OSError(filename=str() as name):
-            return f"{name}: {error.strerror}", FAILED
+            return f"{name}: {error.strerror}", _FAILED
         case OSError():
-            return error.strerror or str(error), FAILED
+            return error.strerror or str(error), _FAILED
         case MemoryError():
-            return "there is not enough memory", FAILED
+            return "there is not enough memory", _FAILED
     kind = type(error).__name__
-    return f"this is a bug, please report it: {kind}: {error} (see obd --debug)", FAILED
+    return (
+        f"this is a bug, please report it: {kind}: {error} (see obd --debug)",
+        _FAILED,
+    )
 
 
 def _usage(error: click.UsageError) -> str:
@@ -176,7 +179,7 @@ def _usage(error: click.UsageError) -> str:
 
 
 def _stop(signum: int, _frame: FrameType | None) -> None:
-    raise Stopped(signum)
+    raise _Stopped(signum)
 
 
 # The parent must see that the signal ended us: a shell loop goes on after an

@@ -54,8 +54,7 @@ def progress_option(command: _Command) -> _Command:
         "--no-progress",
         "progress",
         is_flag=True,
-        flag_value=False,
-        default=True,
+        callback=lambda _context, _option, value: not value,
         help="Show no progress bar, not even on a terminal.",
     )(command)
 

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -33,7 +33,7 @@ from obdengine.errors import ObdError, UsageError
 __all__ = ["serve"]
 
 # nbdkit waits for clients that went away in mid-request; nobody else does.
-STOP_SECONDS = 5
+_STOP_SECONDS = 5
 
 
 @dataclass(frozen=True)
@@ -203,7 +203,7 @@ def _start_failure(code: int) -> ObdError:
 def _stop(server: subprocess.Popen[bytes]) -> None:
     server.terminate()
     try:
-        server.wait(STOP_SECONDS)
+        server.wait(_STOP_SECONDS)
     except subprocess.TimeoutExpired:
         server.kill()
         server.wait()
@@ -216,13 +216,25 @@ def _run(command: Sequence[str], address: _Address) -> int:
     # As with `nbdkit --run`, one word that is no program is a line of shell.
     if len(words) == 1 and shutil.which(words[0]) is None:
         words = ["sh", "-c", words[0]]
-    try:
-        child = subprocess.Popen(words, env={**os.environ, **variables})
-    except OSError as error:
-        raise ObdError(f"{words[0]}: {error.strerror}") from error
-    with _forwarding(child):
-        code = child.wait()
+    # Ctrl-C reaches COMMAND by itself, which decides what that means. A handler
+    # of ours is not inherited, SIG_IGN would be.
+    with _handling(signal.SIGINT, _ignore):
+        try:
+            child = subprocess.Popen(words, env={**os.environ, **variables})
+        except OSError as error:
+            raise ObdError(f"{words[0]}: {error.strerror}") from error
+        code = _wait_for(child)
     return code if code >= 0 else 128 - code
+
+
+def _wait_for(child: subprocess.Popen[bytes]) -> int:
+    """Return the child's exit code; it gets the signals that we get."""
+
+    def forward(signum: int, _frame: FrameType | None) -> None:
+        child.send_signal(signum)
+
+    with _handling(signal.SIGTERM, forward), _handling(signal.SIGHUP, forward):
+        return child.wait()
 
 
 def _expand(word: str, variables: dict[str, str]) -> str:
@@ -233,18 +245,6 @@ def _expand(word: str, variables: dict[str, str]) -> str:
         if word in (f"${name}", f"${{{name}}}") and (name in variables)
         else word
     )
-
-
-@contextmanager
-def _forwarding(child: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Let the child decide what a signal means; it gets Ctrl-C by itself."""
-
-    def forward(signum: int, _frame: FrameType | None) -> None:
-        with suppress(ProcessLookupError):
-            child.send_signal(signum)
-
-    with _handling(signal.SIGTERM, forward), _handling(signal.SIGINT, _ignore):
-        yield
 
 
 def _ignore(_signum: int, _frame: FrameType | None) -> None:

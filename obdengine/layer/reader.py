@@ -10,7 +10,7 @@ A layer counts if and only if
       sealed in place keeps the header that it was made with);
   (4) the virtual size is a whole number of sectors and at most 2^59;
   (5) the index has at most 1 000 000 entries, begins at a sector after the
-      header, and ends less than 4096 bytes before the trailer;
+      header, and ends less than a sector before the trailer;
   (6) its entries keep the rules of the core: in order, apart, on the disk,
       their data between header and index.
 LSMT has no checksum: this is all that can be known. What counts is in the
@@ -257,11 +257,11 @@ def _judge_sizes(
         raise _bad_field(blob, at, trailer, "virtual_size", expected)
     if trailer.index_size > MAX_ENTRIES:
         raise _bad_field(blob, at, trailer, "index_size", f"at most {MAX_ENTRIES}")
-    # Writers pad the index to 512 bytes, or to 4096; more means that entries
-    # were lost from its count. The padding itself may be anything: overlaybd
-    # leaves in it what its memory held (layer1.sealed in tests/data/golden).
+    # Writers pad the index to 512 bytes; more means that entries were lost
+    # from its count. The padding itself may be anything: overlaybd leaves in
+    # it what its memory held (layer1.sealed in tests/data/golden).
     last = at - trailer.index_size * ENTRY_SIZE
-    first = max(format.SLOT, last - format.SLOT + 1)
+    first = max(format.SLOT, last - SECTOR + 1)
     if not first <= trailer.index_offset <= last or trailer.index_offset % SECTOR:
         expected = f"a multiple of 512 from {first} to {last}"
         raise _bad_field(blob, at, trailer, "index_offset", expected)

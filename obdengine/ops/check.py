@@ -2,7 +2,7 @@
 """
 check - every damage of an image that can be found by reading all of it.
 
-A layer that cannot be opened is one damage, and the others are still checked.
+A layer that cannot be opened has its blocks checked all the same.
 Nothing is repaired.
 """
 
@@ -14,6 +14,8 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from obdengine import source
+from obdengine.blob import open_blob
 from obdengine.errors import FormatError
 from obdengine.layer import open_layer
 
@@ -67,7 +69,16 @@ def _check_layer(
             report.checked += layer.blob.size
             report.blocks += layer.blob.blocks
     except FormatError as error:
-        report.damage.append(error)
+        report.damage += [error, *_blob_damage(path, error)]
+
+
+def _blob_damage(path: str | os.PathLike[str], known: FormatError) -> list[FormatError]:
+    """Return what else is wrong in a file that is no good layer."""
+    try:
+        with closing(open_blob(source.open(path))) as blob:
+            return [error for error in blob.check() if str(error) != str(known)]
+    except FormatError:
+        return []  # it is the known one
 
 
 def _share(progress: Progress | None, before: int, size: int, total: int) -> Progress:

@@ -94,5 +94,10 @@ def _measure(fd: int, name: str) -> int:
     mode = os.fstat(fd).st_mode
     if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):
         raise SourceError(f"{name}: neither a regular file nor a block device")
-    # st_size is 0 for a block device, its end is not.
-    return os.lseek(fd, 0, os.SEEK_END)
+    try:
+        # st_size is 0 for a block device, its end is not.
+        return os.lseek(fd, 0, os.SEEK_END)
+    except OSError as error:
+        raise SourceError(
+            f"{name}: has no size: {error.strerror}", errno=error.errno
+        ) from error

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""test_docs - the man pages and docs/errors.md say what the program does."""
+
+from __future__ import annotations
+
+import errno
+import re
+import subprocess
+from itertools import pairwise
+from pathlib import Path
+
+import click
+import pytest
+
+from obdengine import errors
+from obdengine.cli.main import obd
+from tests.tools import PLUGIN, ROOT, requires, tool
+
+MAN = ROOT / "docs" / "man"
+PAGES = sorted(MAN.glob("*.1"))
+
+
+def sections(page: Path) -> dict[str, list[str]]:
+    """Return the lines of each .SH and .SS of a page, escapes undone."""
+    found: dict[str, list[str]] = {}
+    lines: list[str] = []
+    for line in page.read_text().splitlines():
+        plain = re.sub(r"\\f.", "", line).replace("\\-", "-")
+        if plain.startswith((".SH ", ".SS ")):
+            lines = found[plain[4:]] = []
+        lines.append(plain)
+    return found
+
+
+def tags(lines: list[str]) -> list[str]:
+    """Return the heads of a list: the line after each .TP."""
+    return [tag for macro, tag in pairwise(lines) if macro == ".TP"]
+
+
+def options_in_page(lines: list[str]) -> set[str]:
+    found = re.findall(r"(?<![\w-])--?[A-Za-z][\w-]*", "\n".join(tags(lines)))
+    return set(found)
+
+
+def options_of(command: click.Command) -> set[str]:
+    context = click.Context(command)
+    return {
+        name
+        for option in command.get_params(context)
+        if isinstance(option, click.Option)
+        for name in option.opts
+    }
+
+
+CONTEXT = click.Context(obd)
+COMMANDS = obd.list_commands(CONTEXT)
+
+
+def command(name: str) -> click.Command:
+    found = obd.get_command(CONTEXT, name)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_options_of_a_command(name: str) -> None:
+    in_page = options_in_page(sections(MAN / "obd.1")[f"obd {name}"])
+    assert in_page == options_of(command(name)) - {"--help", "-h"}
+
+
+def test_options_of_obd_itself() -> None:
+    in_page = options_in_page(sections(MAN / "obd.1")["OPTIONS"])
+    assert in_page == options_of(obd) | {"-h"}
+
+
+def test_synopsis_has_every_command() -> None:
+    synopsis = "\n".join(sections(MAN / "obd.1")["SYNOPSIS"])
+    assert set(re.findall(r"^obd (\w+)", synopsis, re.M)) == set(COMMANDS)
+
+
+def test_keys_of_the_plugin() -> None:
+    in_page = re.findall(
+        r"(\w+)=", "\n".join(tags(sections(MAN / "nbdkit-obd-plugin.1")["KEYS"]))
+    )
+    known = re.search(r"^KEYS = \((.*)\)$", PLUGIN.read_text(), re.M)
+    assert known is not None
+    assert set(in_page) == set(re.findall(r'"(\w+)"', known[1]))
+
+
+@requires("man")
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_page_renders_without_warnings(page: Path) -> None:
+    command = [tool("man"), "--warnings=w", "-E", "UTF-8", "-l", str(page)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    assert len(done.stdout) > 1000
+
+
+def test_table_of_exceptions() -> None:
+    text = (ROOT / "docs" / "errors.md").read_text()
+    table = {
+        name: (number, int(code))
+        for name, number, code in re.findall(
+            r"^\| `(\w+)` \| (E\w+) \| (\d) \|", text, re.M
+        )
+    }
+    known = {name: getattr(errors, name) for name in errors.__all__}
+    assert set(table) == set(known)
+    for name, kind in known.items():
+        number, code = table[name]
+        assert number == errno.errorcode[kind.errno]
+        assert code == exit_code(kind)
+
+
+def exit_code(kind: type[errors.ObdError]) -> int:
+    if issubclass(kind, errors.UsageError):
+        return 2
+    return 3 if issubclass(kind, errors.FormatError) else 1

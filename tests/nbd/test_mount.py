@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""test_mount - a served file system: checked by e2fsck, and mounted."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.nbd import programs, tree
+from tests.running import Export
+from tests.tools import environment, requires, tool
+
+Served = Callable[..., Export]
+
+pytestmark = requires("nbdfuse", "fuse", "root", "mount")
+
+
+@contextmanager
+def as_file(uri: str, folder: Path) -> Iterator[Path]:
+    """Yield a file that holds what is served at uri."""
+    mountpoint = folder / "fuse"
+    mountpoint.mkdir()
+    process = subprocess.Popen(
+        [tool("nbdfuse"), "-r", mountpoint / "disk", uri],
+        stderr=subprocess.PIPE,
+    )
+    try:
+        _wait_for(mountpoint / "disk", process)
+        yield mountpoint / "disk"
+    finally:
+        programs.output("fusermount3", "-u", "-z", mountpoint)
+        process.communicate(timeout=30)
+
+
+def _wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
+    while not path.exists():
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.05)
+
+
+@contextmanager
+def loop_device(file: Path) -> Iterator[str]:
+    """Yield a read-only block device with the bytes of file."""
+    made = programs.output("losetup", "--find", "--show", "--read-only", file)
+    device = made.decode().strip()
+    try:
+        yield device
+    finally:
+        programs.output("losetup", "--detach", device)
+
+
+def layers(golden: Path, height: int) -> list[str]:
+    folder = golden / "ext4-c"
+    return [f"config={folder}/layer{number}.obd" for number in range(height)]
+
+
+@requires("e2fsck")
+@pytest.mark.parametrize("height", [1, 2, 3])
+def test_file_system_is_sound(
+    served: Served, golden: Path, tmp_path: Path, height: int
+) -> None:
+    with as_file(served(*layers(golden, height)).uri, tmp_path) as disk:
+        programs.output("e2fsck", "-f", "-n", disk)
+
+
+@requires("losetup", "loop", "unshare")
+def test_tree_is_the_golden_one(served: Served, golden: Path, tmp_path: Path) -> None:
+    expected = json.loads((golden / "ext4-c" / "expected.json").read_text())["tree"]
+    # In a mount namespace of its own, so that nothing stays mounted.
+    script = 'mount -t ext4 -o ro,noload "$1" "$2"; exec "$3" "$4" "$2"'
+    with (
+        as_file(served(*layers(golden, 3)).uri, tmp_path) as disk,
+        loop_device(disk) as device,
+    ):
+        target = tmp_path / "mounted"
+        target.mkdir()
+        words = ["unshare", "--mount", "sh", "-ec", script, "sh"]
+        words += [device, str(target), sys.executable, tree.__file__]
+        done = subprocess.run(words, capture_output=True, env=environment(), check=True)
+    found = json.loads(done.stdout)
+    by_path = {item["path"]: item for item in expected}
+    assert {item["path"] for item in found} == set(by_path)
+    for item in found:
+        assert item == by_path[item["path"]]
