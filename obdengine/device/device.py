@@ -9,8 +9,11 @@ writes are refused.
 
 from __future__ import annotations
 
+import threading
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NoReturn
 
 from obdengine import _core
@@ -43,20 +46,30 @@ class Device:
         Raises LimitError for more than 255 layers, UsageError for none and no
         upper.
         """
-        self.layers = tuple(layers)
-        self.upper = upper
         self.name = name
+        self.layers: tuple[Layer, ...] = ()
+        self.upper: Upper | None = None
+        self._gate = _Gate()
+        # How many cores use a part.
+        self._users: Counter[Layer | Upper] = Counter()
+        self._stack(layers, upper)
+
+    def _stack(self, layers: Sequence[Layer], upper: Upper | None) -> None:
+        """Put layers and upper on top of each other, and use them from now on."""
         if not layers and not upper:
             raise UsageError("an image needs at least one layer")
-        self._table = Table([layer.segments for layer in self.layers])
-        self.size = upper.virtual_size if upper else _size_of(self.layers)
-        blobs = [layer.blob.core for layer in self.layers]
-        core = _core.Device(
-            blobs, self._table.segmap, self.size, upper.core if upper else None
-        )
-        # Each request holds the core while it runs, so the files are closed
-        # when the last one ends: counting them would cost every read a lock.
-        weakref.finalize(core, _close_all, [*self.layers, *([upper] if upper else [])])
+        table = Table([layer.segments for layer in layers])
+        size = upper.virtual_size if upper else _size_of(layers)
+        blobs = [layer.blob.core for layer in layers]
+        core = _core.Device(blobs, table.segmap, size, upper.core if upper else None)
+        # Each request holds the core while it runs, so what only the old core
+        # used is closed when the last request that can read it ends: counting
+        # requests would cost every read a lock.
+        parts = [*layers, *([upper] if upper else [])]
+        self._users.update(parts)
+        weakref.finalize(core, _release, self._users, parts)
+        self.layers, self.upper, self.size = tuple(layers), upper, size
+        self._table = table
         self._core: _core.Device | None = core
 
     @property
@@ -133,21 +146,39 @@ class Device:
     def flush(self) -> None:
         """Make every write durable that returned before; raises SourceError."""
         self._core or self._closed()
-        if self.upper and not self.upper.readonly:
-            self.upper.flush()
+        upper = self.upper
+        if upper and not upper.readonly:
+            upper.flush()
+            if upper.wants_compaction():
+                upper.compact_index()
 
     def _write(self, call: Callable[[_core.Device], None]) -> None:
-        core = self._core or self._closed()
-        if self.readonly:
-            raise self._read_only()
-        while True:
-            try:
-                return call(core)
-            except _core.Absent as absent:
-                missing = absent.ranges
-            self._fetch(missing)
+        with self._gate:
+            core = self._core or self._closed()
+            if self.readonly:
+                raise self._read_only()
+            while True:
+                try:
+                    return call(core)
+                except _core.Absent as absent:
+                    missing = absent.ranges
+                self._fetch(missing)
 
     # -- The device itself
+
+    def exchange(self, change: Callable[[Upper], tuple[Layer, Upper]]) -> None:
+        """Make the upper the top lower, and go on writing to a new one.
+
+        change, given the upper, returns it as a layer and the new upper; no
+        write runs while it does, reads go on. When it raises, nothing has
+        changed here. Raises ReadOnly, Closed.
+        """
+        with self._gate.shut():
+            self._core or self._closed()
+            if self.upper is None or self.readonly:
+                raise self._read_only()
+            layer, upper = change(self.upper)
+            self._stack([*self.layers, layer], upper)
 
     @property
     def entries(self) -> int:
@@ -171,9 +202,11 @@ class Device:
 
         What was written is made durable first; raises what flush() raises.
         """
-        core, self._core = self._core, None
-        if core and self.upper and not self.upper.readonly:
-            self.upper.flush()
+        with self._gate.shut():
+            core, self._core = self._core, None
+            upper, self.upper, self.layers = self.upper, None, ()
+        if core and upper and not upper.readonly:
+            upper.flush()
 
     def __enter__(self) -> Device:
         """Return the device, which is closed at the end of the block."""
@@ -210,6 +243,43 @@ def _size_of(layers: Sequence[Layer]) -> int:
     raise UsageError("no layer of the image says how large the disk is")
 
 
-def _close_all(parts: Sequence[Layer | Upper]) -> None:
+def _release(users: Counter[Layer | Upper], parts: Sequence[Layer | Upper]) -> None:
     for part in parts:
-        part.close()
+        users[part] -= 1
+        if not users[part]:
+            part.close()
+
+
+class _Gate:
+    """Lets writes through until it is shut; shutting waits for those inside."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._inside = 0
+        self._shut = False
+
+    def __enter__(self) -> None:
+        with self._changed:
+            while self._shut:
+                self._changed.wait()
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._changed:
+            self._inside -= 1
+            if self._shut:
+                self._changed.notify_all()
+
+    @contextmanager
+    def shut(self) -> Iterator[None]:
+        """Keep writes out for the block, one block at a time."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._shut)
+            self._shut = True
+            self._changed.wait_for(lambda: not self._inside)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._shut = False
+                self._changed.notify_all()

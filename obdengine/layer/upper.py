@@ -24,6 +24,7 @@ import uuid as uuids
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from obdengine import _core
 from obdengine.errors import (
@@ -70,12 +71,24 @@ class UpperOptions:
     garbage: int = GIB
 
 
+class _Files(NamedTuple):
+    """The files of a writable layer."""
+
+    data: WritableFile
+    index: WritableFile | None
+
+    def close(self) -> None:
+        """Close them and give up the lock; twice does nothing."""
+        self.data.close()
+        if self.index:
+            self.index.close()
+
+
 class Upper:
     """An open writable layer.
 
     Attributes:
-        data: the data file.
-        index: the index or map file.
+        files: the data file, and the index or map file.
         form: "append" or "sparse".
         virtual_size: bytes of the disk.
         uuid: text in lower case, or None.
@@ -94,8 +107,7 @@ class Upper:
         io: _core.Io | None,
     ) -> None:
         """Take over the files; open_upper() finds them and replays."""
-        self.data = data
-        self.index = index
+        self.files = _Files(data, index)
         self.name = data.name
         self.form = "sparse" if header.flags & format.SPARSE else "append"
         self.virtual_size = header.virtual_size
@@ -115,6 +127,16 @@ class Upper:
             in_place=self.form == "sparse",
             io=io,
         )
+
+    @property
+    def data(self) -> WritableFile:
+        """The data file."""
+        return self.files.data
+
+    @property
+    def index(self) -> WritableFile | None:
+        """The index or map file; None for a map that was only guessed."""
+        return self.files.index
 
     @property
     def readonly(self) -> bool:
@@ -200,15 +222,11 @@ class Upper:
 
     def close(self) -> None:
         """Flush, close both files and give up the lock; twice does nothing."""
-        if self.data.fileno() < 0:
-            return
         try:
-            if not self.readonly:
+            if not self.readonly and self.data.fileno() >= 0:
                 self.flush()
         finally:
-            self.data.close()
-            if self.index:
-                self.index.close()
+            self.files.close()
 
 
 def map_path(data: Path) -> Path:
