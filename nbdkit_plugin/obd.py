@@ -202,9 +202,8 @@ def config(key, value):
     global directory, only_name
     if obdengine is None:
         raise ImportError(how_to_import())
-    # nbdkit changes to / when it goes into the background.
     if key == "config":
-        images.append(os.path.abspath(value))  # noqa: PTH100
+        add_image(value)
     elif key == "dir":
         directory = Path(value).resolve()
     elif key == "export":
@@ -215,6 +214,14 @@ def config(key, value):
         raise UsageError(f"{key}= is not in this version, which only reads")
     else:
         raise UsageError(f"unknown key {key}=, the keys are {', '.join(KEYS)}")
+
+
+def add_image(name):
+    """Take one more config=, a file on this machine."""
+    if "://" in name or name.startswith("oci:"):
+        raise UsageError(f"{name}: this version opens local images only")
+    # nbdkit changes to / when it goes into the background.
+    images.append(os.path.abspath(name))  # noqa: PTH100
 
 
 def check_readonly(value):

@@ -31,14 +31,8 @@ from obdengine.cli.output import (
 )
 from obdengine.device import Device
 from obdengine.errors import UsageError
-from obdengine.ops.convert import (
-    LayerOptions,
-    RawDisk,
-    Written,
-    looks_like_image,
-    to_layer,
-    to_raw,
-)
+from obdengine.ops.convert import LayerOptions, Written, to_layer, to_raw
+from obdengine.ops.disks import RawDisk, looks_like_image
 from obdengine.units import parse_size
 
 __all__ = ["convert"]

@@ -128,10 +128,10 @@ def run(args: Sequence[str]) -> int:
         with obd.make_context("obd", list(args)) as context:
             debug = context.params["debug"]
             code = obd.invoke(context)
-            sys.stdout.flush()
+            _flush()
             return code or 0
     except click.exceptions.Exit as done:
-        sys.stdout.flush()
+        _flush()
         return done.exit_code
     except BrokenPipeError:
         raise
@@ -139,6 +139,12 @@ def run(args: Sequence[str]) -> int:
         if debug:
             traceback.print_exc()
         return _report(error)
+
+
+# Here and not at exit, so that a full disk is an error with a sentence.
+def _flush() -> None:
+    if sys.stdout:  # None after `obd ... >&-`
+        sys.stdout.flush()
 
 
 def _report(error: Exception) -> int:

@@ -118,3 +118,15 @@ def test_signal_ends_it_and_leaves_nothing(signum: int, tmp_path: Path) -> None:
     assert process.returncode == -signum
     assert b"Traceback" not in said
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("redirection", "code"), [(">/dev/full", 1), (">&-", 0), (">/dev/null", 0)]
+)
+def test_standard_output_that_takes_nothing(
+    image: Image, redirection: str, code: int
+) -> None:
+    line = f'"{OBD}" info "{image.config}" {redirection}'
+    done = subprocess.run(["sh", "-c", line], capture_output=True, env=environment())
+    assert done.returncode == code
+    assert done.stderr == (b"obd: No space left on device\n" if code else b"")

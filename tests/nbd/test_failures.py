@@ -40,6 +40,7 @@ def refusal(served: Served, *keys: str) -> str:
         (["colour=red"], "unknown key colour="),
         (["upper=x"], "not in this version"),
         (["config=a", "readonly=false"], "readonly=false"),
+        (["config=docker://host/image:tag"], "local images only"),
         (["config=/no/such/file"], "/no/such/file"),
         (["dir=/no/such/folder"], "/no/such/folder"),
     ],

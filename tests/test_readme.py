@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""test_readme - what README tells a reader to type does what it says."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.running import PATIENCE, run_obd
+from tests.tools import ROOT, environment, requires
+
+README = (ROOT / "README.md").read_text()
+SIZE = 4 << 20
+
+COMMANDS = re.findall(r"^    ((?:obd|nbdkit) .+?)(?: +#.*)?$", README, re.MULTILINE)
+PROGRAMS = re.findall(r"```python\n(.+?)```", README, re.DOTALL)
+
+# Commands that go on until they are stopped are given something to run.
+ENDLESS = {
+    "obd serve config.v1.json --socket /run/disk.sock": (
+        "obd serve config.v1.json --socket run.sock -- nbdinfo '$uri'"
+    ),
+}
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Path:
+    """A folder with the files that README speaks of."""
+    disk = bytearray(SIZE)
+    disk[: 1 << 20] = os.urandom(1 << 20)
+    (tmp_path / "disk.raw").write_bytes(disk)
+    disk[4096:8192] = bytes(4096)
+    disk[1 << 20 : 2 << 20] = b"x" * (1 << 20)
+    (tmp_path / "changed.raw").write_bytes(disk)
+    run_obd("convert", "disk.raw", "base.obd", cwd=tmp_path)
+    run_obd("convert", "--base", "base.obd", "changed.raw", "app.obd", cwd=tmp_path)
+    lowers = [{"file": "base.obd"}, {"file": "app.obd"}]
+    (tmp_path / "config.v1.json").write_text(json.dumps({"lowers": lowers}))
+    return tmp_path
+
+
+def as_it_can_be_run(command: str, desk: Path) -> str:
+    """Return the command with an end, a place and no other machine."""
+    command = ENDLESS.get(command, command)
+    command = command.replace("ssh host 'cat > disk.raw'", "cat > disk.raw")
+    command = command.replace("/var/lib/images", str(desk))
+    if command.startswith("nbdkit "):
+        plugin = str(ROOT / "nbdkit_plugin" / "obd.py")
+        command = command.replace("nbdkit_plugin/obd.py", plugin)
+        command = command.replace("nbdkit ", "nbdkit -U - ", 1)
+        command += " --run 'nbdinfo --list \"$uri\"'"
+    return command
+
+
+@requires("nbdkit", "nbdkit-python", "nbdinfo", "qemu-img", "bash")
+@pytest.mark.parametrize("command", COMMANDS)
+def test_command_works(command: str, desk: Path) -> None:
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", as_it_can_be_run(command, desk)],
+        cwd=desk,
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    # Doctor may find that this machine lacks something.
+    assert done.returncode == 0 or "doctor" in command, done
+    assert "Traceback" not in done.stderr
+
+
+def test_flat_disk_is_the_one_that_went_in(desk: Path) -> None:
+    (command,) = (text for text in COMMANDS if "-O raw base.obd" in text)
+    run_obd(*command.split()[1:], cwd=desk)
+    changed = (desk / "changed.raw").read_bytes()
+    assert (desk / "disk.raw").read_bytes() == changed
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_python_works(
+    program: str, desk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(desk)
+    exec(compile(program, "README.md", "exec"), {})
+
+
+def test_commands_were_found() -> None:
+    assert len(COMMANDS) > 12
+    assert len(PROGRAMS) == 1
+    assert set(ENDLESS) <= set(COMMANDS)
