@@ -154,11 +154,11 @@ def release(export):
 def layers_of(name):
     """Return the layer files of the export of that name, bottom first."""
     if directory is None:
-        return image_config.resolve(images)
+        return image_config.resolve(images).layers
     image = find_image(name)
     if image is None:
         raise SourceMissing(f"{directory}: there is no image {name!r}")
-    return image_config.resolve([str(image)])
+    return image_config.resolve([str(image)]).layers
 
 
 def find_image(name):

@@ -30,7 +30,7 @@ def layer_files(image: Sequence[str]) -> list[Path]:
                 f"{word}: this version opens local images only",
                 hint="name a config.v1.json, or layer files with the bottom first",
             )
-    return resolve(image)
+    return resolve(image).layers
 
 
 def same_file(one: Path, other: Path) -> bool:

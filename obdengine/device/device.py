@@ -65,7 +65,7 @@ class Device:
         # Each request holds the core while it runs, so what only the old core
         # used is closed when the last request that can read it ends: counting
         # requests would cost every read a lock.
-        parts = [*layers, *([upper] if upper else [])]
+        parts: list[Layer | Upper] = [*layers, *([upper] if upper else [])]
         self._users.update(parts)
         weakref.finalize(core, _release, self._users, parts)
         self.layers, self.upper, self.size = tuple(layers), upper, size

@@ -24,7 +24,6 @@ import uuid as uuids
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from obdengine import _core
 from obdengine.errors import (
@@ -71,7 +70,8 @@ class UpperOptions:
     garbage: int = GIB
 
 
-class _Files(NamedTuple):
+@dataclass(frozen=True)
+class _Files:
     """The files of a writable layer."""
 
     data: WritableFile
@@ -236,7 +236,7 @@ def map_path(data: Path) -> Path:
 
 def create_upper(
     data: Path,
-    index: Path,
+    index: Path | None = None,
     *,
     virtual_size: int,
     form: str = "append",
@@ -245,8 +245,9 @@ def create_upper(
 ) -> None:
     """Make the files of an empty writable layer; what is there is replaced.
 
-    virtual_size is in bytes. uuid None: a new one. The data file appears last:
-    where it is, the layer is whole.
+    virtual_size is in bytes. index None: the map file beside a sparse data
+    file. uuid None: a new one. The data file appears last: where it is, the
+    layer is whole.
     """
     _judge_size(virtual_size)
     if form not in ("append", "sparse"):
@@ -259,7 +260,7 @@ def create_upper(
         parent_uuid=_uuid_field(parent_uuid or format.NO_UUID),
     )
     flags = MAP_FLAGS if sparse else INDEX_FLAGS
-    WritableFile.create(index, _index_header(header, flags))
+    WritableFile.create(index or map_path(data), _index_header(header, flags))
     with Output(data) as out:
         out.append(format.pack_header(header))
         if sparse:
