@@ -49,13 +49,13 @@ __all__ = [
     "zero_granules",
 ]
 
-Buffer = bytes | bytearray | memoryview
+_Buffer = bytes | bytearray | memoryview
 
-CORE_VERSION = 1
-if lib.OBD_CORE_VERSION != CORE_VERSION:
+_VERSION = 1
+if lib.OBD_CORE_VERSION != _VERSION:
     raise CoreError(
         f"the compiled part of obdengine is version {lib.OBD_CORE_VERSION}, "
-        f"this is for {CORE_VERSION}",
+        f"this is for {_VERSION}",
         hint="build it again with `make setup`",
     )
 
@@ -118,7 +118,7 @@ _STATUS_NAMES = {
 }
 
 
-def _source(data: Buffer) -> Any:
+def _source(data: _Buffer) -> Any:
     return ffi.from_buffer("uint8_t[]", data)
 
 
@@ -133,13 +133,13 @@ def _made(pointer: Any, what: str) -> Any:
     return pointer
 
 
-def crc32c(data: Buffer, seed: int = 0) -> int:
+def crc32c(data: _Buffer, seed: int = 0) -> int:
     """Return the raw reflected CRC-32C of data: nothing is inverted."""
     src = _source(data)
     return int(lib.obd_crc32c(seed, src, len(src)))
 
 
-def crc32c_with(kernel: str, data: Buffer, seed: int = 0) -> int:
+def crc32c_with(kernel: str, data: _Buffer, seed: int = 0) -> int:
     """Return the same by one kernel; raises CoreError if it cannot run here."""
     src, out = _source(data), ffi.new("uint32_t *")
     number = _KERNELS.get(kernel, -1)
@@ -159,7 +159,7 @@ def crc32c_kernels() -> tuple[str, ...]:
 
 
 def encode_blocks(
-    data: Buffer, *, algo: int, level: int, block_size: int, verify: bool
+    data: _Buffer, *, algo: int, level: int, block_size: int, verify: bool
 ) -> tuple[memoryview, list[int]]:
     """Compress data, cut in blocks, into stored blocks that lie end to end.
 
@@ -179,7 +179,7 @@ def encode_blocks(
 
 
 def decode_block(
-    stored: Buffer,
+    stored: _Buffer,
     size: int,
     *,
     algo: int,
@@ -196,14 +196,14 @@ def decode_block(
     return bytes(out)
 
 
-def zero_granules(data: Buffer, granule: int) -> bytes:
+def zero_granules(data: _Buffer, granule: int) -> bytes:
     """Return a byte for each granule of data, the last may be short: 1 if zero."""
     src, flags = _source(data), bytearray(-(-len(data) // granule))
     lib.obd_scan_zero(src, len(src), granule, _target(flags))
     return bytes(flags)
 
 
-def same_granules(a: Buffer, b: Buffer, granule: int) -> bytes:
+def same_granules(a: _Buffer, b: _Buffer, granule: int) -> bytes:
     """Return a byte for each granule of a, the last may be short: 1 if as in b."""
     if len(a) != len(b):
         raise UsageError(f"buffers of {len(a)} and {len(b)} bytes cannot be compared")
@@ -238,7 +238,7 @@ class Segments(Sequence[Segment]):
     @classmethod
     def unpack(
         cls,
-        raw: Buffer,
+        raw: _Buffer,
         *,
         name: str,
         offset: int,
@@ -363,7 +363,7 @@ class JumpTable:
         self._name = name
         self._table_offset = table_offset
 
-    def feed(self, raw: Buffer) -> None:
+    def feed(self, raw: _Buffer) -> None:
         """Take the next lengths, 4 bytes each; raises BadJumpTable."""
         src, fault = _source(raw), ffi.new("struct obd_fault *")
         status = lib.obd_jump_feed(self._c, src, len(src) // 4, fault)

@@ -14,17 +14,17 @@ from obdengine.device import Device
 from obdengine.errors import CoreError, LimitError, ReadOnly
 from obdengine.layer import Layer, open_layer
 
-__all__ = ["open_image"]
+__all__ = ["MAX_STACK_ENTRIES", "open_image"]
 
 # Entries of all layers together. A layer of a million compresses to 20 KiB, so
 # a small image could ask for any amount of memory; this many take 1 GiB, and
 # no real image comes near.
 MAX_STACK_ENTRIES = 1 << 24
 
-Name = str | os.PathLike[str]
+_Name = str | os.PathLike[str]
 
 
-def open_image(image: Name | Sequence[Name], *, readonly: bool = True) -> Device:
+def open_image(image: _Name | Sequence[_Name], *, readonly: bool = True) -> Device:
     """Open an image as a disk; close the Device when done with it.
 
     image is the path of a config.v1.json, of one layer, or a list of layer
@@ -40,7 +40,7 @@ def open_image(image: Name | Sequence[Name], *, readonly: bool = True) -> Device
     return _stack(files, _name_of(names))
 
 
-def _name_of(names: Sequence[Name]) -> str:
+def _name_of(names: Sequence[_Name]) -> str:
     return os.fspath(names[-1]) if names else "image"
 
 
