@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,13 +22,25 @@ from obdengine.errors import ConfigError, SourceError, SourceMissing, UsageError
 from obdengine.segment import MAX_LAYERS
 from obdengine.units import MIB
 
-__all__ = ["Image", "ImageConfig", "Lower", "Room", "UpperFiles", "resolve"]
+__all__ = [
+    "LAYER_NAMES",
+    "MAX_CONFIG_SIZE",
+    "Image",
+    "ImageConfig",
+    "Lower",
+    "Room",
+    "UpperFiles",
+    "resolve",
+]
 
 # A stack of 255 layers with every key set has well under 1 MiB.
 MAX_CONFIG_SIZE = 4 * MIB
 
 # What a folder may call its layer, in the order of preference.
 LAYER_NAMES = ("overlaybd.commit", ".commit", "overlaybd.sealed")
+
+# How a JSON object begins.
+_OBJECT = re.compile(rb"\s*\{\s*[\"}]")
 
 _TEXT, _NUMBER = (str,), (int,)
 _LOWER_TYPES: dict[str, tuple[type, ...]] = {
@@ -207,14 +220,17 @@ def resolve(image: Sequence[str | os.PathLike[str]]) -> Image:
 
 
 def _is_config(path: Path) -> bool:
-    """Tell whether path is meant as a configuration: by its name, or first byte."""
+    """Tell whether path is meant as a configuration: by its name, or its start.
+
+    A disk may start with a brace too, but not with an object's first key.
+    """
     if path.suffix == ".json":
         return True
     try:
         if not path.is_file():
             return False
         with path.open("rb") as opened:
-            return opened.read(64).lstrip()[:1] == b"{"
+            return _OBJECT.match(opened.read(64)) is not None
     except (OSError, ValueError):
         return False  # opening it as a layer will say what is wrong
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* What Python may call; ffi_build.py reads this, the compiler checks it. */
 
 #define OBD_CORE_VERSION ...

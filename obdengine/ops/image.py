@@ -15,21 +15,21 @@ from obdengine.errors import CoreError, LimitError, ReadOnly
 from obdengine.layer import Layer, UpperOptions, open_layer, open_upper
 from obdengine.ops.folder import make_or_reopen, room_of
 
-__all__ = ["open_image", "open_layers"]
+__all__ = ["MAX_STACK_ENTRIES", "open_image", "open_layers"]
 
 # Entries of all layers together. A layer of a million compresses to 20 KiB, so
 # a small image could ask for any amount of memory; this many take 1 GiB, and
 # no real image comes near.
 MAX_STACK_ENTRIES = 1 << 24
 
-Name = str | os.PathLike[str]
+_Name = str | os.PathLike[str]
 
 
 def open_image(
-    image: Name | Sequence[Name],
+    image: _Name | Sequence[_Name],
     *,
     readonly: bool = True,
-    upper: Name | None = None,
+    upper: _Name | None = None,
     form: str = "append",
     options: UpperOptions | None = None,
 ) -> Device:

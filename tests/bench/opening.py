@@ -34,6 +34,10 @@ sys.stdin.read()
 """
 
 
+# What of that is Python's own and our modules'.
+IMPORT = 'import sys, obdengine; print("done", flush=True); sys.stdin.read()'
+
+
 class Start:
     """A program that opens an image and prints bytes of it, started anew each time.
 
@@ -91,6 +95,8 @@ def bench(shop: Workshop) -> str:
     qemu = {count: start_qemu_io(one.chain) for count, one in stacks.items()}
     rivals = {f"ours {count}": start.seconds for count, start in ours.items()}
     rivals |= {f"qemu {count}": start.seconds for count, start in qemu.items()}
+    bare = Start(sys.executable, "-c", IMPORT)
+    rivals["import"] = bare.seconds
     rivals |= {
         f"open {count}": timed(partial(open_and_read, paths))
         for count, paths in layers.items()
@@ -99,7 +105,7 @@ def bench(shop: Workshop) -> str:
     read = {start.read for start in (*ours.values(), *qemu.values())}
     assert len(read) == 1, "they read different bytes"
     assert len(read.pop()) == SIZE
-    return "\n\n".join([times(figures).markdown(), memory(ours, qemu).markdown()])
+    return "\n\n".join([times(figures).markdown(), memory(ours, qemu, bare).markdown()])
 
 
 def start_ours(layers: list[Path]) -> Start:
@@ -132,17 +138,21 @@ def times(figures: dict[str, Figure]) -> Table:
         cells = []
         for count in (1, LAYERS):
             mine, base = figures[f"{rival} {count}"], figures[f"qemu {count}"]
-            times = "" if rival == "qemu" else f" ({ratio(mine, base)})"
+            # Only processes are compared with processes.
+            times = f" ({ratio(mine, base)})" if rival == "ours" else ""
             cells.append(short(mine.median * 1e3) + times)
         table.add(words, *cells)
+    started = short(figures["import"].median * 1e3)
+    table.add("Python that only imports `obdengine`", started, "")
     return table
 
 
-def memory(ours: dict[int, Start], qemu: dict[int, Start]) -> Table:
+def memory(ours: dict[int, Start], qemu: dict[int, Start], bare: Start) -> Table:
     """Return the memory of those processes."""
     table = Table(["MiB held at most", "1 file", f"{LAYERS} files", "each file more"])
     for words, starts in (("`qemu-io`", qemu), ("Python with `obdengine`", ours)):
         held = {count: start.memory / MIB for count, start in starts.items()}
         more = (held[LAYERS] - held[1]) / (LAYERS - 1)
         table.add(words, short(held[1]), short(held[LAYERS]), short(more))
+    table.add("Python that only imports `obdengine`", short(bare.memory / MIB), "", "")
     return table

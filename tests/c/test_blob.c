@@ -192,7 +192,7 @@ TEST(device_ranges_are_exact)
 {
     struct chance r = { 21 };
 
-    for (int round = 0; round < 15; round++) {
+    for (int round = 0; round < 25; round++) {
         struct stack s;
 
         stack_make(&s, &r);
@@ -200,7 +200,7 @@ TEST(device_ranges_are_exact)
             uint64_t offset = chance_below(&r, s.size);
             uint64_t size = chance_below(&r, s.size - offset + 1);
 
-            same_ranges(&s, offset, size < 40000 ? size : 40000);
+            same_ranges(&s, offset, size < 150000 ? size : 150000);
         }
         stack_free(&s);
     }

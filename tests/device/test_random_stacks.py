@@ -9,6 +9,7 @@ knows, and the array is painted beside them. A failure names its seed.
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from random import Random
 
@@ -19,6 +20,8 @@ from obdengine.blob import PlainWriter, ZWriter, tar
 from obdengine.device import Device
 from obdengine.layer import open_layer
 from obdengine.layer.writer import LayerWriter
+from obdengine.ops.convert import LayerOptions, to_layer
+from obdengine.segment import Segment
 from obdengine.source import MemorySource
 from obdengine.source.output import Output
 from tests.twins import invent, stack, writer
@@ -43,6 +46,18 @@ class Model:
                 self.cells[sector] = (number, run.zeroed > 0)
             where = slice(run.start * SECTOR, (run.start + run.length) * SECTOR)
             self.disk[where] = run.data or bytes(run.zeroed * SECTOR)
+
+    def paint_entries(self, number: int, entries: list[Segment], path: Path) -> None:
+        """Do the same with the entries of a layer's file, as the twin has them."""
+        lsmt = stack.open_stream(path.read_bytes()).lsmt
+        self.paint(number, [run_of(entry, lsmt) for entry in entries])
+
+
+def run_of(entry: Segment, lsmt: bytes) -> Run:
+    if entry.zeroed:
+        return Run(entry.start, zeroed=entry.length)
+    at = entry.moffset * SECTOR
+    return Run(entry.start, lsmt[at : at + entry.length * SECTOR])
 
 
 def ours(chance: Random, path: Path, runs: list[Run], size: int) -> None:
@@ -164,6 +179,48 @@ def test_stack_that_has_to_be_fetched(tmp_path: Path, seed: int) -> None:
     with device() as fresh:
         fresh.cache(0, fresh.size)
         compare(fresh, model, seed, reads=10)
+
+
+def converted(chance: Random, paths: list[Path], disk: bytes, path: Path) -> None:
+    """Make the layer that turns the stack of paths into disk, with `obd convert`."""
+    raw = path.with_suffix(".raw")
+    raw.write_bytes(disk)
+    options = LayerOptions(
+        codec=chance.choice([None, "lz4", "zstd"]),
+        block_size=chance.choice([4096, 16384, 65536]),
+        threads=chance.randint(1, 3),
+        tar=chance.random() < 0.3,
+        verify=chance.random() < 0.75,
+    )
+    with ExitStack() as opened:
+        base = opened.enter_context(obdengine.open(paths)) if paths else None
+        to_layer(raw, path, base=base, options=options)
+    raw.unlink()
+
+
+@pytest.mark.parametrize("seed", range(200, 215))
+def test_converted_layers_among_others(tmp_path: Path, seed: int) -> None:
+    chance = Random(seed)
+    sectors = chance.randint(9, 3000)
+    model, paths = Model(sectors), []
+    for number in range(chance.randint(1, 6)):
+        path = tmp_path / f"{number}.obd"
+        runs = invent.runs(chance, sectors, 30)
+        wanted = None
+        if chance.random() < 0.6:
+            wanted = Model(sectors)
+            wanted.disk[:] = model.disk
+            wanted.paint(number, runs)
+            converted(chance, paths, bytes(wanted.disk), path)
+        else:
+            stream = writer.lsmt(runs, sectors * SECTOR, invent.lsmt_form(chance))
+            path.write_bytes(invent.wrapped(chance, stream))
+        written = stack.open_stream(path.read_bytes()).segments
+        model.paint_entries(number, written, path)
+        paths.append(path)
+        assert wanted is None or model.disk == wanted.disk
+    with obdengine.open(paths) as device:
+        compare(device, model, seed, reads=20)
 
 
 @pytest.mark.soak

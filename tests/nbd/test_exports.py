@@ -118,3 +118,28 @@ def test_config_takes_any_name_unless_one_is_given(
         assert int(programs.output("nbdinfo", "--size", uri)) > 0
     programs.failure("nbdinfo", "--size", named.uri_of("other"))
     assert "'disk'" in named.log()
+
+
+@requires("python3-libnbd")
+def test_clients_that_come_and_go(served: Served, folder: Path, image: Image) -> None:
+    """The last one out closes the image while the next one is coming in."""
+    script = (
+        "import threading\n"
+        "uri, want, seen = sys.argv[1], open(sys.argv[2], 'rb').read(70000), []\n"
+        "def visit():\n"
+        "    for _ in range(15):\n"
+        "        h = nbd.NBD()\n"
+        "        h.connect_uri(uri)\n"
+        "        seen.append(h.pread(70000, 0) == want)\n"
+        "        h.shutdown()\n"
+        "threads = [threading.Thread(target=visit) for _ in range(8)]\n"
+        "for t in threads: t.start()\n"
+        "for t in threads: t.join()\n"
+        "assert seen == [True] * 120, seen\n"
+    )
+    truth = folder / "truth"
+    truth.write_bytes(image.disk)
+    export = served(f"dir={folder}")
+    programs.libnbd(script, export.uri_of("stack"), str(truth))
+    assert export.stop() == 0
+    assert export.log() == ""

@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 
 from tests.nbd import programs
 from tests.running import Export, Ran
 from tests.stacks import SIZE, Image
 from tests.tools import requires
+from tests.twins import writer
 
 Served = Callable[..., Export]
 
@@ -36,7 +39,11 @@ def test_preferred_block_size_is_at_least_a_page(served: Served, image: Image) -
 
 def spread(extents: list[tuple[int, int, int]]) -> list[bool]:
     """Return for each sector whether it is said to be a hole."""
-    return [kind == 3 for _, length, kind in extents for _ in range(length // 512)]
+    return [
+        kind == HOLE_AND_ZERO
+        for _, length, kind in extents
+        for _ in range(length // 512)
+    ]
 
 
 def test_extents_are_the_truth(served: Served, image: Image) -> None:
@@ -57,8 +64,6 @@ def test_extents_agree_with_obd_map(
 
 @requires("qemu-img")
 def test_extents_agree_with_qemu_img_map(served: Served, image: Image) -> None:
-    import json
-
     uri = served(f"config={image.config}").uri
     found = json.loads(
         programs.output("qemu-img", "map", "--output=json", "-f", "raw", uri)
@@ -83,16 +88,9 @@ def test_one_extent_when_one_is_asked_for(served: Served, image: Image) -> None:
     assert int(many) > 1
 
 
-def test_many_extents_come_in_several_replies(
-    served: Served, tmp_path_factory: object, image: Image
-) -> None:
+def test_many_extents_come_in_several_replies(served: Served, tmp_path: Path) -> None:
     """More extents than one reply holds: the client asks again, nothing is lost."""
-    from pathlib import Path
-
-    from tests.twins import writer
-
-    folder = Path(image.config.parent)
-    layer = folder / "many.obd"
+    layer = tmp_path / "many.obd"
     runs = [writer.Run(16 * n, bytes([1]) * 512) for n in range(10_000)]
     layer.write_bytes(writer.lsmt(runs, 16 * 512 * 10_000))
     extents = programs.holes(served(f"config={layer}").uri)
