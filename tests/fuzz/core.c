@@ -288,7 +288,7 @@ fuzz_disk(struct input *in)
     struct obd_segmap *m = obd_segmap_new(s, n);
 
     assert(b != NULL && m != NULL);
-    struct obd_device *d = obd_device_new(&b, 1, m, size);
+    struct obd_device *d = obd_device_new(&b, 1, m, NULL, size);
 
     assert(d != NULL);
     read_disk(d, size);
