@@ -16,6 +16,9 @@
 #define NODE_FILL 4
 #define NODE_BITS_MIN 2
 
+/* Bits of a slot. */
+#define UNIT_BITS 16
+
 #define HUGE_PAGE ((size_t)2 << 20)
 
 /* The map while it is made: buckets grow, numbers stay. */
@@ -67,8 +70,8 @@ reserve(struct maker *k, uint64_t n)
 }
 
 static void
-make_leaf(struct obd_segmap *m, uint64_t number, unsigned shift,
-          uint64_t first, uint64_t next)
+make_leaf(struct obd_segmap *m, uint64_t number, uint64_t first,
+          uint64_t next)
 {
     struct obd_bucket *b = &m->buckets[number];
 
@@ -76,8 +79,19 @@ make_leaf(struct obd_segmap *m, uint64_t number, unsigned shift,
     for (unsigned i = 0; i < OBD_BUCKET_SLOTS; i++)
         b->last[i] = INT16_MAX;
     for (uint64_t i = first; i < next; i++)
-        b->last[i - first] = obd_segmap_unit(
-            obd_end(&m->segments[i]) - 1, shift);
+        b->last[i - first] = obd_segmap_unit(obd_end(&m->segments[i]) - 1);
+}
+
+static void
+make_wide(struct obd_segmap *m, uint64_t number, uint64_t first,
+          uint64_t next)
+{
+    struct obd_bucket *b = &m->buckets[number];
+
+    b->first = OBD_BUCKET_NODE;
+    b->wide.segment = (uint32_t)first;
+    b->wide.mask = 0;
+    b->wide.count = (uint32_t)(next - first);
 }
 
 /* The first segment from i on whose last sector is sector or later. */
@@ -113,8 +127,11 @@ make_buckets(struct maker *k, uint64_t at, uint64_t n, unsigned shift,
         uint64_t last = sector + ((i + 1) << shift) - 1;
         uint64_t next = skip_to(m, first, last);
 
-        if (next - first <= OBD_BUCKET_SLOTS) {
-            make_leaf(m, at + i, shift, first, next);
+        if (next == first
+            || (shift <= UNIT_BITS && next - first <= OBD_BUCKET_SLOTS)) {
+            make_leaf(m, at + i, first, next);
+        } else if (next - first <= OBD_BUCKET_SLOTS) {
+            make_wide(m, at + i, first, next);
         } else {
             unsigned bits = bits_for(next - first, shift);
             uint64_t below = reserve(k, UINT64_C(1) << bits);
@@ -197,4 +214,20 @@ uint64_t
 obd_segmap_search(const struct obd_segmap *m, uint64_t sector)
 {
     return obd_segmap_find(m, sector);
+}
+
+uint64_t
+obd_segmap_wide(const struct obd_segmap *m, const struct obd_bucket *b,
+                uint64_t sector)
+{
+    uint64_t low = b->wide.segment, n = b->wide.count;
+
+    while (n > 0) {
+        uint64_t half = n / 2;
+        bool after = obd_end(&m->segments[low + half]) <= sector;
+
+        low = after ? low + half + 1 : low;
+        n = after ? n - half - 1 : half;
+    }
+    return low;
 }

@@ -8,12 +8,13 @@
  * one comparison of two vectors, so a look-up is one cache line here and the
  * segment itself.
  *
- *   sector:  |    number    |<------ shift ------>|
- *                           |<- 16 bits ->|<fine->|    fine = shift - 16, or 0
+ *   sector:  |    number    |<- shift, at most 16 ->|
  *
  * A bucket where more segments end is a node: it points to buckets of its own,
  * cut finer.  Even maps have none; clusters get as many as they need, and
- * together they take at most 16 bytes a segment and level.
+ * together they take at most 16 bytes a segment and level.  A bucket too wide
+ * for 16 bits, of a huge disk with little on it, is searched by halves unless
+ * it is empty.
  */
 
 #ifndef OBD_SEGMAP_H
@@ -36,6 +37,11 @@ struct obd_bucket {
             uint32_t shift;     /* of the buckets below */
             uint32_t mask;      /* their number, a power of two, less one */
         } node;
+        struct {                /* a wide bucket is a node whose mask is 0 */
+            uint32_t segment;   /* the first */
+            uint32_t mask;
+            uint32_t count;     /* of those that end in it */
+        } wide;
     };
 } __attribute__((aligned(32)));
 
@@ -63,15 +69,17 @@ extern size_t obd_segmap_memory(const struct obd_segmap *m) OBD_NONNULL(1);
 extern uint64_t obd_segmap_search(const struct obd_segmap *m, uint64_t sector)
     OBD_NONNULL(1);
 
-/* A sector as a slot of a leaf of 2^shift sectors has it: 16 bits, with the
- * sign turned because vectors compare signed numbers.
+extern uint64_t obd_segmap_wide(const struct obd_segmap *m,
+                                const struct obd_bucket *b, uint64_t sector)
+    OBD_NONNULL(1, 2);
+
+/* A sector as a slot of a leaf has it: its last 16 bits, with the sign turned
+ * because vectors compare signed numbers.
  */
 static inline int16_t
-obd_segmap_unit(uint64_t sector, unsigned shift)
+obd_segmap_unit(uint64_t sector)
 {
-    unsigned fine = shift > 16 ? shift - 16 : 0;
-
-    return (int16_t)(uint16_t)((sector >> fine) ^ 0x8000);
+    return (int16_t)(uint16_t)(sector ^ 0x8000);
 }
 
 /* How many slots are smaller than x.  They are in order. */
@@ -108,20 +116,14 @@ obd_segmap_find(const struct obd_segmap *m, uint64_t sector)
     if (OBD_UNLIKELY(number >= m->nroots))
         return m->n;
     const struct obd_bucket *b = &m->buckets[number];
-    unsigned shift = m->shift;
 
     while (OBD_UNLIKELY(b->first & OBD_BUCKET_NODE)) {
-        shift = b->node.shift;
+        if (OBD_UNLIKELY(b->node.mask == 0))
+            return obd_segmap_wide(m, b, sector);
         b = &m->buckets[(b->first & ~OBD_BUCKET_NODE)
-                        + ((sector >> shift) & b->node.mask)];
+                        + ((sector >> b->node.shift) & b->node.mask)];
     }
-    uint64_t i = b->first
-                 + obd_bucket_below(b, obd_segmap_unit(sector, shift));
-
-    /* Only where units are coarser than sectors can this take a step. */
-    while (OBD_UNLIKELY(obd_end(&m->segments[i]) <= sector))
-        i++;
-    return i;
+    return b->first + obd_bucket_below(b, obd_segmap_unit(sector));
 }
 
 #endif

@@ -35,7 +35,12 @@ sys.stdin.read()
 
 
 # What of that is Python's own and our modules'.
-IMPORT = 'import sys, obdengine; print("done", flush=True); sys.stdin.read()'
+IMPORT = """
+import sys
+from obdengine import open
+print("done", flush=True)
+sys.stdin.read()
+"""
 
 
 class Start:
