@@ -48,6 +48,9 @@ THIRD_PARTY = {
 # Outsiders: they see only what __all__ shows.
 OUTSIDERS = ["nbdkit_plugin", "qemu"]
 
+# Files that show names which they import.
+PASSING_ON = {"__init__.py", "binding.py"}
+
 PYTHON_LINES = 30
 C_LINES = 50
 FILE_LINES = 600
@@ -280,9 +283,9 @@ def check_public(root: Path) -> Iterator[str]:
             if made and path.name != "ffi_build.py":
                 yield f"{path}: no __all__ for {sorted(made)}"
             continue
-        # A package's __init__ passes on names that its files make.
+        # These pass on names that others make: a package, those of its files.
         passed = {item.bound for item in imports(tree)} | made
-        reachable = passed if path.name == "__init__.py" else made
+        reachable = passed if path.name in PASSING_ON else made
         for name in sorted(made - set(shown)):
             yield f"{path}: {name} is public and not in __all__"
         for name in sorted(set(shown) - reachable):

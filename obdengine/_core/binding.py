@@ -39,11 +39,11 @@ __all__ = [
 
 Buffer = bytes | bytearray | memoryview
 
-CORE_VERSION = 2
-if lib.OBD_CORE_VERSION != CORE_VERSION:
+_CORE_VERSION = 2
+if lib.OBD_CORE_VERSION != _CORE_VERSION:
     raise CoreError(
         f"the compiled part of obdengine is version {lib.OBD_CORE_VERSION}, "
-        f"this is for {CORE_VERSION}",
+        f"this is for {_CORE_VERSION}",
         hint="build it again with `make setup`",
     )
 

@@ -44,10 +44,10 @@ __all__ = ["Upper", "UpperOptions", "create_upper", "map_path", "open_upper"]
 _STEP = 256 * KIB  # of the index file that is replayed at once
 _FIRST = format.SLOT // SECTOR
 
-APPEND_FLAGS = format.HEADER | format.DATA
-SPARSE_FLAGS = APPEND_FLAGS | format.SPARSE
-INDEX_FLAGS = format.HEADER
-MAP_FLAGS = format.HEADER | format.SPARSE
+_APPEND_FLAGS = format.HEADER | format.DATA
+_SPARSE_FLAGS = _APPEND_FLAGS | format.SPARSE
+_INDEX_FLAGS = format.HEADER
+_MAP_FLAGS = format.HEADER | format.SPARSE
 
 # The index file is written anew when it has this many records more than four
 # times the segments that they make: 1 MiB, replayed in some milliseconds.
@@ -164,7 +164,7 @@ class Upper:
         """
         assert self.index is not None
         with Output(self.index.path) as out:
-            flags = MAP_FLAGS if self.form == "sparse" else INDEX_FLAGS
+            flags = _MAP_FLAGS if self.form == "sparse" else _INDEX_FLAGS
             out.append(_index_header(self._header, flags))
             fd = os.dup(out.fileno())
             try:
@@ -216,7 +216,7 @@ class Upper:
         self.data.write(at, padded + format.pack_header(trailer))
         self.data.sync()
         if self.form == "sparse":
-            header = self._header._replace(flags=APPEND_FLAGS)
+            header = self._header._replace(flags=_APPEND_FLAGS)
             self.data.write(0, format.pack_header(header)[:SECTOR])
             self.data.sync()
 
@@ -254,12 +254,12 @@ def create_upper(
         raise UsageError(f"no form {form!r} of a writable layer")
     sparse = form == "sparse"
     header = format.Header(
-        flags=SPARSE_FLAGS if sparse else APPEND_FLAGS,
+        flags=_SPARSE_FLAGS if sparse else _APPEND_FLAGS,
         virtual_size=virtual_size,
         uuid=_uuid_field(uuid or str(uuids.uuid4())),
         parent_uuid=_uuid_field(parent_uuid or format.NO_UUID),
     )
-    flags = MAP_FLAGS if sparse else INDEX_FLAGS
+    flags = _MAP_FLAGS if sparse else _INDEX_FLAGS
     WritableFile.create(index or map_path(data), _index_header(header, flags))
     with Output(data) as out:
         out.append(format.pack_header(header))
@@ -287,7 +287,7 @@ def open_upper(
     try:
         if not readonly:
             files[0].lock()
-        header = _read_header(files[0], (APPEND_FLAGS, SPARSE_FLAGS))
+        header = _read_header(files[0], (_APPEND_FLAGS, _SPARSE_FLAGS))
         found = _open_index(files[0], header, index)
         if found:
             files.append(found)
@@ -312,10 +312,10 @@ def _open_index(
         if data.readonly:
             return None
         records = _core.Segments.from_list(_from_holes(data, header)).pack()
-        WritableFile.create(path, _index_header(header, MAP_FLAGS), records)
+        WritableFile.create(path, _index_header(header, _MAP_FLAGS), records)
     file = WritableFile(path, readonly=data.readonly)
     try:
-        _judge_pair(file, header, _read_header(file, (INDEX_FLAGS, MAP_FLAGS)))
+        _judge_pair(file, header, _read_header(file, (_INDEX_FLAGS, _MAP_FLAGS)))
     except BaseException:
         file.close()
         raise
@@ -371,7 +371,14 @@ def _read_header(file: WritableFile, allowed: tuple[int, ...]) -> format.Header:
             found=len(raw),
         )
     header = format.unpack_header(raw)
-    at = format.OFFSETS
+    _judge_header(file, header, allowed)
+    return header
+
+
+def _judge_header(
+    file: WritableFile, header: format.Header, allowed: tuple[int, ...]
+) -> None:
+    at, size = format.OFFSETS, header.virtual_size
     if header.size != format.HEADER_SIZE:
         raise BadHeader(
             file.name,
@@ -388,7 +395,6 @@ def _read_header(file: WritableFile, allowed: tuple[int, ...]) -> format.Header:
             expected=" or ".join(f"flags {flags:#x}" for flags in allowed),
             found=f"flags {header.flags:#x}",
         )
-    size = header.virtual_size
     if not size or size % SECTOR or size > format.MAX_VIRTUAL_SIZE:
         raise BadHeader(
             file.name,
@@ -397,7 +403,6 @@ def _read_header(file: WritableFile, allowed: tuple[int, ...]) -> format.Header:
             expected="a multiple of 512, at most 2^59, not 0",
             found=size,
         )
-    return header
 
 
 def _judge_pair(

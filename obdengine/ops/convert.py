@@ -27,7 +27,7 @@ from obdengine.device import Device
 from obdengine.errors import UsageError
 from obdengine.layer import LayerWriter, Totals
 from obdengine.ops.difference import Progress, write_difference
-from obdengine.ops.disks import STREAM, Disk, RawDisk, StackDisk, looks_like_image
+from obdengine.ops.disks import STREAM, Disk, RawDisk, StackDisk
 from obdengine.source.output import DeviceOutput, Output, open_output
 from obdengine.units import KIB, MIB
 
@@ -36,8 +36,6 @@ __all__ = [
     "to_raw",
     "LayerOptions",
     "Written",
-    "RawDisk",
-    "looks_like_image",
 ]
 
 # A block of 64 KiB that does not compress takes more than the readers of the

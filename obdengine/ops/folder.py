@@ -23,7 +23,7 @@ from obdengine.errors import ConfigError, SourceError, UsageError
 from obdengine.layer import UpperOptions, create_upper, open_layer
 from obdengine.source.output import Output
 
-__all__ = ["change_config", "make_or_reopen", "next_upper", "room_of"]
+__all__ = ["CONFIG_NAME", "change_config", "make_or_reopen", "next_upper", "room_of"]
 
 CONFIG_NAME = "config.v1.json"
 _UPPER_NAME = re.compile(r"upper-(\d+)\.data")
@@ -54,10 +54,7 @@ def make_or_reopen(
         )
     size, uuid = _size_and_uuid(image.layers)
     upper = next_upper(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SourceError(f"{folder}: {error.strerror}", errno=error.errno) from error
+    _make_folder(folder)
     create_upper(
         upper.data,
         upper.index,
@@ -68,6 +65,13 @@ def make_or_reopen(
     lowers = [{"file": str(file.resolve())} for file in image.layers]
     change_config(path, lowers, upper, Room(*_asked(options)))
     return path
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SourceError(f"{folder}: {error.strerror}", errno=error.errno) from error
 
 
 def next_upper(folder: Path) -> UpperFiles:
