@@ -104,9 +104,10 @@ on_hidden(void *context, uint64_t moffset, uint64_t length)
 /* Find garbage that is hidden durably and that nobody reads, and retire what
  * has become garbage by this round.
  *
- * Readers count themselves in the epoch that they saw.  What is retired now
- * was found only by readers of this epoch or before; when the epoch has been
- * turned and the old one has no readers left, nobody holds it.  A reader that
+ * Readers count themselves in the epoch that they saw.  The epoch is turned
+ * only when the one before has no readers left, so there are never readers of
+ * more than two.  What is retired now was found only by readers of this
+ * epoch; when it is turned the next time, nobody holds it.  A reader that
  * counted itself too late to be seen collects after the index has changed.
  */
 static struct list
@@ -115,18 +116,15 @@ retire(struct obd_upper *u, struct list *dead)
     unsigned old = (atomic_load(&u->epoch) + 1) % 2;
     struct list released = { 0 };
 
-    if (u->retired.n > 0 && atomic_load(&u->readers[old]) == 0) {
-        released = u->retired;
-        u->retired = (struct list){ 0 };
-    }
-    if (u->retired.n == 0) {
-        u->retired = *dead;
-        *dead = (struct list){ 0 };
-        atomic_fetch_add(&u->epoch, 1);
-    } else {
-        /* They wait one more round with the next. */
+    if (atomic_load(&u->readers[old]) != 0) {
+        /* They wait for the next round. */
         (void)list_prepend(&u->hidden, dead);
+        return released;
     }
+    released = u->retired;
+    u->retired = *dead;
+    *dead = (struct list){ 0 };
+    atomic_fetch_add(&u->epoch, 1);
     return released;
 }
 
