@@ -21,7 +21,7 @@ from obdengine._core.kernels import (
     zero_granules,
 )
 from obdengine._core.segments import SegMap, Segments, merge
-from obdengine._core.uppers import Io, Upper, UpperFacts
+from obdengine._core.uppers import Io, Upper, UpperFacts, punch
 
 __all__ = [
     "ALGO_LZ4",
@@ -45,6 +45,7 @@ __all__ = [
     "decode_block",
     "encode_blocks",
     "merge",
+    "punch",
     "same_granules",
     "zero_granules",
 ]

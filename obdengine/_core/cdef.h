@@ -134,6 +134,7 @@ struct obd_io {
     int (*truncate)(void *context, int fd, uint64_t size);
     int (*punch)(void *context, int fd, uint64_t offset, uint64_t size);
 };
+extern const struct obd_io obd_io_kernel;
 struct obd_upper_setup {
     uint64_t disk_end;
     uint64_t data_limit;

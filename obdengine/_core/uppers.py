@@ -11,7 +11,7 @@ from obdengine._core.binding import Buffer, check, ffi, lib, made, new_fault, so
 from obdengine._core.segments import Segments
 from obdengine.segment import ENTRY_SIZE, PADDING_START
 
-__all__ = ["Io", "Upper", "UpperFacts"]
+__all__ = ["Io", "Upper", "UpperFacts", "punch"]
 
 
 class UpperFacts(NamedTuple):
@@ -171,3 +171,8 @@ class Upper:
             done = True
         finally:
             lib.obd_upper_index_end(self._c, done)
+
+
+def punch(fd: int, offset: int, size: int) -> int:
+    """Make a range of a file a hole; return 0 or an errno."""
+    return int(lib.obd_io_kernel.punch(ffi.NULL, fd, offset, size))

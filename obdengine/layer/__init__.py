@@ -8,7 +8,13 @@ It compares no layer with another and looks no sector up.
 from __future__ import annotations
 
 from obdengine.layer.reader import Layer, open_layer
-from obdengine.layer.upper import Upper, UpperOptions, create_upper, open_upper
+from obdengine.layer.upper import (
+    Upper,
+    UpperOptions,
+    create_upper,
+    map_path,
+    open_upper,
+)
 from obdengine.layer.writer import LayerWriter, Totals
 
 __all__ = [
@@ -18,6 +24,7 @@ __all__ = [
     "create_upper",
     "Upper",
     "UpperOptions",
+    "map_path",
     "LayerWriter",
     "Totals",
 ]

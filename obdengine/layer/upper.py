@@ -14,14 +14,17 @@ overlaybd does it, once.
 
 Which records count, and in what order things are written so that this stays
 true after a power cut, is at the top of `_core/upper.h`. The data file is
-locked while it is open for writing. Nothing is looked up here.
+locked while the layer is open: by one writer, or by readers. Nothing is looked
+up here.
 """
 
 from __future__ import annotations
 
 import os
+import threading
 import uuid as uuids
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,7 +98,9 @@ class Upper:
         parent_uuid: likewise, of the layer below.
         core: the `_core.Upper`, for a device.
         torn: bytes of half a record that were at the end of the index.
-        guessed: whether the map was made from the holes of the file.
+        guessed: whether the map was made from the holes of the file: where
+            less than a block of the file system was written, what is beside
+            it reads as zeros.
     """
 
     def __init__(
@@ -116,6 +121,8 @@ class Upper:
         self.torn = 0
         self.guessed = index is None
         self._header = header
+        self._sealed_at: int | None = None
+        self._compacting = threading.Lock()
         limit = options.max_size or 1 << 62
         self.core = _core.Upper(
             data.fileno(),
@@ -163,7 +170,7 @@ class Upper:
         or the new one.
         """
         assert self.index is not None
-        with Output(self.index.path) as out:
+        with self._compacting, Output(self.index.path) as out:
             flags = _MAP_FLAGS if self.form == "sparse" else _INDEX_FLAGS
             out.append(_index_header(self._header, flags))
             fd = os.dup(out.fileno())
@@ -173,23 +180,65 @@ class Upper:
             except BaseException:
                 os.close(fd)
                 raise
-        self.index.adopt(fd)
+            self.index.adopt(fd)
 
-    def resize(self, virtual_size: int) -> None:
+    def trim(self) -> None:
+        """Make holes of what is stored for nothing, in sparse form.
+
+        No writes may run. What is stored for nothing counts in no state that
+        a crash could leave, as opening and flushing have synced the map.
+        """
+        assert self.form == "sparse"
+        self.flush()
+        at = format.SLOT
+        for segment in self.core.segments():
+            if not segment.zeroed:
+                start = format.SLOT + segment.start * SECTOR
+                if at < start:
+                    self.data.punch(at, start - at)
+                at = start + segment.length * SECTOR
+        end = format.SLOT + self.virtual_size
+        if at < end:
+            self.data.punch(at, end - at)
+
+    def resize(self, virtual_size: int, zeroed: Iterable[tuple[int, int]] = ()) -> None:
         """Change the size of the disk, in bytes; no writes may run.
 
-        The field lies in the first sector of each file, so a power cut leaves
-        the old size or the new one; the data file's is the one that counts.
-        Open the layer again to use it.
+        zeroed: (offset, size) of what must read as zeros past the old end,
+        whatever is below. What lies past a new end is forgotten. A crash
+        leaves the old disk or the new one. Open the layer again to use it.
         """
         _judge_size(virtual_size)
-        size = virtual_size.to_bytes(8, "little")
-        for file in (self.data, self.index):
-            if file is not None:
-                if file is self.data and self.form == "sparse":
-                    file.truncate(max(file.size, format.SLOT + virtual_size))
-                file.write(format.OFFSETS["virtual_size"], size)
-                file.sync()
+        self.flush()
+        segments, end = self.core.segments(), virtual_size // SECTOR
+        inside, beyond = _cut(segments, end)
+        if virtual_size < self.virtual_size:
+            # No record may reach over the new end when that begins to count.
+            self._write_index(self.virtual_size, inside + beyond)
+            self._write_size(virtual_size)
+            self._write_index(virtual_size, inside)
+        else:
+            self._write_index(virtual_size, inside + _zeros(zeroed))
+            self._write_size(virtual_size)
+
+    def _write_index(self, virtual_size: int, records: bytes) -> None:
+        """Replace the index file in one step; the core does not know it."""
+        assert self.index is not None
+        flags = _MAP_FLAGS if self.form == "sparse" else _INDEX_FLAGS
+        header = self._header._replace(virtual_size=virtual_size)
+        WritableFile.create(self.index.path, _index_header(header, flags), records)
+
+    def _write_size(self, virtual_size: int) -> None:
+        """Change the size that counts: it lies in one sector of the data file."""
+        end = format.SLOT + virtual_size
+        if self.form == "sparse" and virtual_size > self.virtual_size:
+            self.data.truncate(max(self.data.size, end))
+        field = virtual_size.to_bytes(8, "little")
+        self.data.write(format.OFFSETS["virtual_size"], field)
+        self.data.sync()
+        if self.form == "sparse" and virtual_size < self.virtual_size:
+            self.data.truncate(end)
+            self.data.sync()
 
     def seal(self) -> None:
         """Append index and trailer to the data file: a layer for reading.
@@ -205,7 +254,7 @@ class Upper:
                 f"accept {MAX_ENTRIES}",
                 hint="commit the layer instead",
             )
-        at = round_up(self.data.size, SECTOR)
+        at = self._sealed_at = round_up(self.data.size, SECTOR)
         index = segments.pack()
         trailer = self._header._replace(
             flags=format.DATA | format.SEALED,
@@ -216,9 +265,21 @@ class Upper:
         self.data.write(at, padded + format.pack_header(trailer))
         self.data.sync()
         if self.form == "sparse":
-            header = self._header._replace(flags=_APPEND_FLAGS)
-            self.data.write(0, format.pack_header(header)[:SECTOR])
+            self._write_flags(_APPEND_FLAGS)
+
+    def unseal(self) -> None:
+        """Undo seal(), also one that failed, so that writing can go on."""
+        if self._sealed_at is not None:
+            if self.form == "sparse":
+                self._write_flags(_SPARSE_FLAGS)
+            self.data.truncate(self._sealed_at)
             self.data.sync()
+            self._sealed_at = None
+
+    def _write_flags(self, flags: int) -> None:
+        header = self._header._replace(flags=flags)
+        self.data.write(0, format.pack_header(header)[:SECTOR])
+        self.data.sync()
 
     def close(self) -> None:
         """Flush, close both files and give up the lock; twice does nothing."""
@@ -273,6 +334,7 @@ def open_upper(
     index: Path | None,
     *,
     readonly: bool = False,
+    locked: bool = True,
     options: UpperOptions | None = None,
     io: _core.Io | None = None,
 ) -> Upper:
@@ -280,18 +342,23 @@ def open_upper(
 
     index None: the map file beside a sparse data file. Records that do not
     count are made padding, and half a record at the end is cut off, unless
-    readonly. Raises Busy when another process writes to it, FormatError when
-    a header is wrong, SourceError.
+    readonly. locked=False is for facts about a layer that somebody may be
+    writing to: its data may change while they are read.
+
+    Raises Busy when another process writes to it, or for writing when one
+    reads it; FormatError when a header is wrong, SourceError.
     """
     files = [WritableFile(data, readonly=readonly)]
     try:
-        if not readonly:
+        if locked or not readonly:
             files[0].lock()
         header = _read_header(files[0], (_APPEND_FLAGS, _SPARSE_FLAGS))
+        made = _make_map(files[0], header, index)
         found = _open_index(files[0], header, index)
         if found:
             files.append(found)
         upper = Upper(files[0], found, header, options or UpperOptions(), io)
+        upper.guessed |= made
         _replay(upper)
     except BaseException:
         for file in files:
@@ -300,19 +367,27 @@ def open_upper(
     return upper
 
 
+def _make_map(data: WritableFile, header: format.Header, index: Path | None) -> bool:
+    """Make the map file from the holes if it is missing; tell whether it was."""
+    path = index or map_path(data.path)
+    if data.readonly or not header.flags & format.SPARSE or path.exists():
+        return False
+    records = _core.Segments.from_list(_from_holes(data, header)).pack()
+    WritableFile.create(path, _index_header(header, _MAP_FLAGS), records)
+    return True
+
+
 def _open_index(
     data: WritableFile, header: format.Header, index: Path | None
 ) -> WritableFile | None:
-    """Return the index or map file, made from the holes if it must be."""
-    sparse = bool(header.flags & format.SPARSE)
-    if index is None and not sparse:
-        raise UsageError(f"{data.name}: a layer in append form needs its index file")
-    path = index or map_path(data.path)
-    if sparse and not path.exists():
-        if data.readonly:
+    """Return the index or map file; None for a map that can only be guessed."""
+    path, sparse = index or map_path(data.path), header.flags & format.SPARSE
+    if not path.exists():
+        if sparse:
             return None
-        records = _core.Segments.from_list(_from_holes(data, header)).pack()
-        WritableFile.create(path, _index_header(header, _MAP_FLAGS), records)
+        # With a map file it is a sparse one whose seal() was interrupted.
+        if index is None:
+            raise UsageError(f"{data.name}: in append form, needs its index file")
     file = WritableFile(path, readonly=data.readonly)
     try:
         _judge_pair(file, header, _read_header(file, (_INDEX_FLAGS, _MAP_FLAGS)))
@@ -418,6 +493,31 @@ def _judge_pair(
             expected=f"{expected}, as the data file",
             found=found,
         )
+
+
+def _cut(segments: _core.Segments, end: int) -> tuple[bytes, bytes]:
+    """Return the records of the sectors before end, and of those behind."""
+    raw = segments.pack()
+    number = bisect_right(segments, end, key=lambda segment: segment.end)
+    at = number * ENTRY_SIZE
+    if number == len(segments) or segments[number].start >= end:
+        return raw[:at], raw[at:]
+    over = segments[number]
+    before = over._replace(length=end - over.start)
+    moffset = over.moffset + (0 if over.zeroed else before.length)
+    behind = Segment(end, over.end - end, moffset, over.zeroed)
+    first, second = (_core.Segments.from_list([s]).pack() for s in (before, behind))
+    return raw[:at] + first, second + raw[at + ENTRY_SIZE :]
+
+
+def _zeros(ranges: Iterable[tuple[int, int]]) -> bytes:
+    """Return records that make (offset, size) read as zeros."""
+    segments = [
+        Segment(at, min(MAX_LENGTH, (offset + size) // SECTOR - at), _FIRST, True)
+        for offset, size in ranges
+        for at in range(offset // SECTOR, (offset + size) // SECTOR, MAX_LENGTH)
+    ]
+    return _core.Segments.from_list(segments).pack()
 
 
 def _index_header(header: format.Header, flags: int) -> bytes:

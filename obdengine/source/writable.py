@@ -3,7 +3,8 @@
 writable - a file that is written in place, and by one process at a time.
 
 The lock is the kernel's, on the open file: it goes with the process, so there
-is no such thing as a stale one. What the bytes mean is none of its business.
+is no such thing as a stale one. Writers keep everybody out, readers only
+writers. What the bytes mean is none of its business.
 """
 
 from __future__ import annotations
@@ -13,24 +14,27 @@ import fcntl
 import os
 import stat
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from obdengine import _core
 from obdengine.errors import Busy, SourceError, SourceMissing
 from obdengine.source.output import Output
 
-__all__ = ["WritableFile"]
+__all__ = ["WritableFile", "alone_in"]
 
 # struct flock: type, whence, start, len (0: all of it), pid, which must be 0.
-_WHOLE_FILE = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+_FLOCK = struct.Struct("hhqqi4x")
 
 
 class WritableFile:
     """A regular file, open for reading and writing; reading only if asked.
 
     Attributes:
-        path: where it is.
-        name: path, for errors.
-        readonly: whether it was opened for reading only; it is not locked then.
+        path: where it is, absolute.
+        name: path as it was given, for errors.
+        readonly: whether it was opened for reading only.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, readonly: bool = False) -> None:
@@ -39,7 +43,7 @@ class WritableFile:
         Raises SourceMissing when there is none, SourceError when it cannot be
         opened.
         """
-        self.path = Path(path)
+        self.path = Path(path).absolute()
         self.name = str(path)
         self.readonly = readonly
         flags = os.O_RDONLY if readonly else os.O_RDWR
@@ -62,15 +66,20 @@ class WritableFile:
             out.commit()
 
     def lock(self) -> None:
-        """Be the only writer until close(); raises Busy naming the other."""
+        """Keep writers out until close(), and unless readonly, readers too.
+
+        Raises Busy, which names who keeps us out.
+        """
+        kind = fcntl.F_RDLCK if self.readonly else fcntl.F_WRLCK
         try:
-            fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, _WHOLE_FILE)
+            lock = _FLOCK.pack(kind, os.SEEK_SET, 0, 0, 0)
+            fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, lock)
         except OSError as error:
             if error.errno not in (errno.EAGAIN, errno.EACCES):
                 raise self._failed("cannot be locked", error) from error
             raise Busy(
-                f"{self.name}: in use for writing by {self._holders()}",
-                hint="a writable layer has one writer",
+                f"{self.name}: in use by {self._holders()}",
+                hint="while one process writes to it, no other can use it",
             ) from error
 
     def fileno(self) -> int:
@@ -105,6 +114,15 @@ class WritableFile:
             os.truncate(self._fd, size)
         except OSError as error:
             raise self._failed(f"cannot have {size} bytes", error) from error
+
+    def punch(self, offset: int, size: int) -> None:
+        """Make a range a hole, where the file system can; it reads as zeros then.
+
+        Where it cannot, the bytes stay as they are.
+        """
+        error = _core.punch(self._fd, offset, size)
+        if error not in (0, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise self._failed(f"offset {offset}", OSError(error, os.strerror(error)))
 
     def sync(self) -> None:
         """Make the file durable."""
@@ -142,26 +160,42 @@ class WritableFile:
         return SourceError(f"{self.name}: {what}: {error.strerror}", errno=error.errno)
 
     def _holders(self) -> str:
-        """Name the processes that have the file open for writing."""
-        own, found = os.fstat(self._fd), []
-        for process in Path("/proc").glob("[0-9]*"):
-            if _writes(process, own, self._fd):
-                name = (process / "comm").read_text().strip()
-                found.append(f"process {process.name} ({name})")
-        return ", ".join(found) or "another process"
+        """Name the processes that have the file locked."""
+        own = os.fstat(self._fd)
+        names = (_name_of(p, own) for p in Path("/proc").glob("[0-9]*"))
+        return ", ".join(name for name in names if name) or "another process"
 
 
-def _writes(process: Path, wanted: os.stat_result, our_fd: int) -> bool:
-    """Tell whether a process has that file open for writing, but for our_fd."""
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Make folder, and be the only one in a block like this on it, or wait.
+
+    Raises SourceError when that cannot be done.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise SourceError(f"{folder}: {error.strerror}", errno=error.errno) from error
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _name_of(process: Path, wanted: os.stat_result) -> str | None:
+    """Return what to call a process that has a lock on that file, or None."""
     try:
         for link in (process / "fd").iterdir():
-            if int(process.name) == os.getpid() and int(link.name) == our_fd:
-                continue
-            if os.path.samestat(link.stat(), wanted):
-                flags = (process / "fdinfo" / link.name).read_text()
-                mode = int(flags.split("flags:")[1].split()[0], 8)
-                if mode & os.O_ACCMODE != os.O_RDONLY:
-                    return True
+            info = process / "fdinfo" / link.name
+            same = os.path.samestat(link.stat(), wanted)
+            if same and "OFDLCK" in info.read_text():
+                return f"process {process.name} ({_command_of(process)})"
     except OSError:
         pass  # it ended meanwhile, or is somebody else's
-    return False
+    return None
+
+
+def _command_of(process: Path) -> str:
+    return (process / "comm").read_text().strip()
