@@ -13,8 +13,8 @@ import threading
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import NoReturn
+from contextlib import AbstractContextManager, contextmanager
+from typing import NamedTuple, NoReturn
 
 from obdengine import _core
 from obdengine.device.extents import Extent, walk
@@ -23,6 +23,16 @@ from obdengine.index import Table
 from obdengine.layer import Layer, Upper
 
 __all__ = ["Device"]
+
+
+class _Stack(NamedTuple):
+    """Layers and upper on top of each other, ready for use."""
+
+    layers: tuple[Layer, ...]
+    upper: Upper | None
+    size: int
+    table: Table
+    core: _core.Device
 
 
 class Device:
@@ -39,27 +49,34 @@ class Device:
     """
 
     def __init__(
-        self, layers: Sequence[Layer], name: str, upper: Upper | None = None
+        self,
+        layers: Sequence[Layer],
+        name: str,
+        upper: Upper | None = None,
+        *,
+        size: int | None = None,
     ) -> None:
         """Fold the layers' indexes.
 
+        size: bytes of the disk, where it shall not be what the layers say.
         Raises LimitError for more than 255 layers, UsageError for none and no
         upper.
         """
         self.name = name
-        self.layers: tuple[Layer, ...] = ()
-        self.upper: Upper | None = None
         self._gate = _Gate()
         # How many cores use a part.
         self._users: Counter[Layer | Upper] = Counter()
-        self._stack(layers, upper)
+        self._use(self._pile(layers, upper, size))
 
-    def _stack(self, layers: Sequence[Layer], upper: Upper | None) -> None:
-        """Put layers and upper on top of each other, and use them from now on."""
+    def _pile(
+        self, layers: Sequence[Layer], upper: Upper | None, size: int | None = None
+    ) -> _Stack:
+        """Put layers and upper on top of each other."""
         if not layers and not upper:
             raise UsageError("an image needs at least one layer")
         table = Table([layer.segments for layer in layers])
-        size = upper.virtual_size if upper else _size_of(layers)
+        if size is None:
+            size = upper.virtual_size if upper else _size_of(layers)
         blobs = [layer.blob.core for layer in layers]
         core = _core.Device(blobs, table.segmap, size, upper.core if upper else None)
         # Each request holds the core while it runs, so what only the old core
@@ -68,8 +85,11 @@ class Device:
         parts: list[Layer | Upper] = [*layers, *([upper] if upper else [])]
         self._users.update(parts)
         weakref.finalize(core, _release, self._users, parts)
-        self.layers, self.upper, self.size = tuple(layers), upper, size
-        self._table = table
+        return _Stack(tuple(layers), upper, size, table, core)
+
+    def _use(self, stack: _Stack) -> None:
+        """Be this from now on; it cannot fail."""
+        self.layers, self.upper, self.size, self._table, core = stack
         self._core: _core.Device | None = core
 
     @property
@@ -145,12 +165,13 @@ class Device:
 
     def flush(self) -> None:
         """Make every write durable that returned before; raises SourceError."""
-        self._core or self._closed()
-        upper = self.upper
-        if upper and not upper.readonly:
-            upper.flush()
-            if upper.wants_compaction():
-                upper.compact_index()
+        with self._gate:
+            self._core or self._closed()
+            upper = self.upper
+            if upper and not upper.readonly:
+                upper.flush()
+                if upper.wants_compaction():
+                    upper.compact_index()
 
     def _write(self, call: Callable[[_core.Device], None]) -> None:
         with self._gate:
@@ -166,19 +187,23 @@ class Device:
 
     # -- The device itself
 
-    def exchange(self, change: Callable[[Upper], tuple[Layer, Upper]]) -> None:
+    def exchange(
+        self, change: Callable[[Upper], AbstractContextManager[tuple[Layer, Upper]]]
+    ) -> None:
         """Make the upper the top lower, and go on writing to a new one.
 
-        change, given the upper, returns it as a layer and the new upper; no
-        write runs while it does, reads go on. When it raises, nothing has
-        changed here. Raises ReadOnly, Closed.
+        change, given the upper, is a context that has it as a layer, and the
+        new upper. It ends when both are ready for use, and may fail then too;
+        it then leaves everything as it was. No write and no flush runs
+        meanwhile, reads go on. Raises ReadOnly, Closed, and what change raises.
         """
         with self._gate.shut():
             self._core or self._closed()
             if self.upper is None or self.readonly:
                 raise self._read_only()
-            layer, upper = change(self.upper)
-            self._stack([*self.layers, layer], upper)
+            with change(self.upper) as (layer, upper):
+                stack = self._pile([*self.layers, layer], upper)
+            self._use(stack)
 
     @property
     def entries(self) -> int:
