@@ -31,8 +31,9 @@ from obdengine.cli.output import (
 )
 from obdengine.device import Device
 from obdengine.errors import UsageError
-from obdengine.ops.convert import LayerOptions, Written, to_layer, to_raw
+from obdengine.ops.convert import to_layer, to_raw
 from obdengine.ops.disks import RawDisk, looks_like_image
+from obdengine.ops.layer_file import LayerOptions, Written
 from obdengine.units import parse_size
 
 __all__ = ["convert"]

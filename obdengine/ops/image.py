@@ -32,6 +32,7 @@ def open_image(
     upper: _Name | None = None,
     form: str = "append",
     options: UpperOptions | None = None,
+    locked: bool = True,
 ) -> Device:
     """Open an image as a disk; close the Device when done with it.
 
@@ -39,45 +40,58 @@ def open_image(
     paths with the bottom first. upper is a folder that holds, or will hold, a
     writable layer over the image; form ("append" or "sparse") is for a new
     one. options, where given, overrule what the configuration says of room.
+    locked=False is for facts about an image that may be written to meanwhile:
+    what is read from it may be torn.
 
     Raises ConfigError when the configuration is wrong, FormatError when a
     layer is, SourceError when one cannot be read, LimitError for more layers
     or entries than are accepted, Busy when another process writes to the
-    upper, and ReadOnly for readonly=False without one.
+    upper or, for writing, reads it, and ReadOnly for readonly=False without
+    one.
     """
     names = [image] if isinstance(image, (str, os.PathLike)) else list(image)
-    words = [os.fspath(name) for name in names]
-    name = words[-1] if words else "image"
-    found = config.resolve(words)
+    words: list[_Name] = [os.fspath(name) for name in names]
+    name = str(words[-1]) if words else "image"
     if upper is not None:
-        path = make_or_reopen(Path(upper), found, form=form, options=options)
-        found = config.resolve([path])
-    if not readonly and not found.upper:
-        raise ReadOnly(
-            f"{name}: the image has no writable layer",
-            hint="make one with `obd create`, or name a folder for it",
-        )
-    return _stack(found, name, readonly, options)
+        below = config.resolve(words)
+        words = [make_or_reopen(Path(upper), below, form=form, options=options)]
+    while True:
+        found = config.resolve(words)
+        if not readonly and not found.upper:
+            raise ReadOnly(
+                f"{name}: the image has no writable layer",
+                hint="make one with `obd create`, or name a folder for it",
+            )
+        with ExitStack() as opened:
+            device = _stack(found, name, readonly, locked, options, opened)
+            # Who changes a configuration has the lock of the upper in it: it
+            # may have been changed until we had the lock.
+            if not found.upper or config.resolve(words) == found:
+                opened.pop_all()
+                return device
 
 
 def _stack(
-    image: config.Image, name: str, readonly: bool, options: UpperOptions | None
+    image: config.Image,
+    name: str,
+    readonly: bool,
+    locked: bool,
+    options: UpperOptions | None,
+    opened: ExitStack,
 ) -> Device:
-    """Open every file and put them on top of each other."""
-    with ExitStack() as opened:
-        layers = open_layers(image.layers, opened)
-        upper = None
-        if image.upper:
-            upper = open_upper(
-                image.upper.data,
-                image.upper.index,
-                readonly=readonly,
-                options=options or room_of(image.room),
-            )
-            opened.callback(upper.close)
-        device = Device(layers, name, upper)
-        opened.pop_all()
-    return device
+    """Open every file and put them on top of each other; opened closes them."""
+    layers = open_layers(image.layers, opened)
+    if image.upper is None:
+        return Device(layers, name)
+    upper = open_upper(
+        image.upper.data,
+        image.upper.index,
+        readonly=readonly,
+        locked=locked,
+        options=options or room_of(image.room),
+    )
+    opened.callback(upper.close)
+    return Device(layers, name, upper)
 
 
 def open_layers(files: Sequence[Path], opened: ExitStack) -> list[Layer]:

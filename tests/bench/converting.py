@@ -17,7 +17,8 @@ from functools import partial
 from pathlib import Path
 
 import obdengine
-from obdengine.ops.convert import LayerOptions, to_layer
+from obdengine.ops.convert import to_layer
+from obdengine.ops.layer_file import LayerOptions
 from obdengine.units import KIB, MIB
 from tests.bench.harness import Figure, Table, in_turn, ratio, short, timed
 from tests.bench.workshop import Workshop, run
