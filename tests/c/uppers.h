@@ -32,7 +32,9 @@ struct rig {
     _Atomic int failing;        /* errno that calls of a kind fail with */
     _Atomic char fails;         /* which kind, as in history; 0 none */
     _Atomic int sync_us;        /* how long a sync takes */
+    _Atomic int read_us;        /* and a reader between index and data */
     void (*during)(struct rig *);       /* called once, in the next sync */
+    bool torn_reads;            /* a sector may be read while it is written */
 };
 
 /* A fresh upper for a disk of so many sectors, open and ready. */
