@@ -205,6 +205,18 @@ class Device:
                 stack = self._pile([*self.layers, layer], upper)
             self._use(stack)
 
+    def compact(self) -> None:
+        """Write the upper's index file anew, without what was overwritten.
+
+        Writes go on meanwhile and flushes wait; raises ReadOnly, Closed, and
+        SourceError where there is no room for it.
+        """
+        with self._gate:
+            self._core or self._closed()
+            if self.upper is None or self.readonly:
+                raise self._read_only()
+            self.upper.compact_index()
+
     @property
     def entries(self) -> int:
         """Number of segments in the merged index."""

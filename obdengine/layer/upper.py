@@ -59,18 +59,28 @@ _SLACK_RECORDS = 65536
 
 @dataclass(frozen=True)
 class UpperOptions:
-    """How much room a writable layer takes on its host.
+    """How much room a writable layer takes on its host; None: not said.
 
     Attributes:
         max_size: bytes that the data file may have; a write that would pass
-            it fails with ENOSPC. None: only the host's disk is the limit.
+            it fails with ENOSPC. Not said: only the host's disk is the limit.
         garbage: bytes of overwritten data that are let be before they are
             written over: the data file has at most that and the live data,
-            and what is written between two flushes.
+            and what is written between two flushes. Not said: 1 GiB.
     """
 
     max_size: int | None = None
-    garbage: int = GIB
+    garbage: int | None = None
+
+    @property
+    def data_limit(self) -> int:
+        """Sectors that the data file may have."""
+        return (1 << 62 if self.max_size is None else self.max_size) // SECTOR
+
+    @property
+    def allowance(self) -> int:
+        """Sectors of garbage that are let be."""
+        return (GIB if self.garbage is None else self.garbage) // SECTOR
 
 
 @dataclass(frozen=True)
@@ -123,14 +133,13 @@ class Upper:
         self._header = header
         self._sealed_at: int | None = None
         self._compacting = threading.Lock()
-        limit = options.max_size or 1 << 62
         self.core = _core.Upper(
             data.fileno(),
             index.fileno() if index else -1,
             name=data.name,
             disk_sectors=header.virtual_size // SECTOR,
-            data_limit=limit // SECTOR,
-            allowance=options.garbage // SECTOR,
+            data_limit=options.data_limit,
+            allowance=options.allowance,
             in_place=self.form == "sparse",
             io=io,
         )

@@ -213,11 +213,12 @@ def remove_left_overs(path: Path) -> list[Path]:
     return removed
 
 
-def room_of(room: Room) -> UpperOptions:
-    """Return the options that a configuration's room means."""
-    usual = UpperOptions()
-    garbage = usual.garbage if room.garbage is None else room.garbage
-    return UpperOptions(max_size=room.max_size, garbage=garbage)
+def room_of(room: Room, asked: UpperOptions | None = None) -> UpperOptions:
+    """Return the options that a configuration's room means; asked goes before."""
+    wanted = Room(*_asked(asked))
+    max_size = room.max_size if wanted.max_size is None else wanted.max_size
+    garbage = room.garbage if wanted.garbage is None else wanted.garbage
+    return UpperOptions(max_size=max_size, garbage=garbage)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def open_image(
     image is the path of a config.v1.json, of one layer, or a list of layer
     paths with the bottom first. upper is a folder that holds, or will hold, a
     writable layer over the image; form ("append" or "sparse") is for a new
-    one. options, where given, overrule what the configuration says of room.
+    one. options, where they say something, overrule the configuration.
     locked=False is for facts about an image that may be written to meanwhile:
     what is read from it may be torn.
 
@@ -88,7 +88,7 @@ def _stack(
         image.upper.index,
         readonly=readonly,
         locked=locked,
-        options=options or room_of(image.room),
+        options=room_of(image.room, options),
     )
     opened.callback(upper.close)
     return Device(layers, name, upper)
