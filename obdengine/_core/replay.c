@@ -6,6 +6,16 @@
 #include "upper_parts.h"
 
 static bool
+has_data(const struct obd_upper *u, const struct obd_segment *s,
+         uint64_t data_sectors)
+{
+    uint64_t at = obd_moffset(s);
+
+    return at >= HEADER_SECTORS && at + obd_length(s) <= data_sectors
+           && (!u->setup.in_place || at == HEADER_SECTORS + obd_start(s));
+}
+
+static bool
 counts(struct obd_upper *u, const struct obd_segment *s,
        uint64_t data_sectors)
 {
@@ -15,9 +25,7 @@ counts(struct obd_upper *u, const struct obd_segment *s,
         f->empty++;
     else if (obd_end(s) > u->setup.disk_end)
         f->beyond_disk++;
-    else if (!obd_zeroed(s)
-             && (obd_moffset(s) < HEADER_SECTORS
-                 || obd_moffset(s) + obd_length(s) > data_sectors))
+    else if (!obd_zeroed(s) && !has_data(u, s, data_sectors))
         f->dangling++;
     else
         return true;

@@ -10,7 +10,7 @@
  *   (2) it is not padding, and has a length;
  *   (3) it ends on the disk;
  *   (4) unless it is zeroed, its data lies between sector 8 and the end of
- *       the data file.
+ *       the data file, and in place, where its start says.
  * Records that count are applied in the order of the file; the others are
  * stepped over, and made padding when the layer is opened for writing.
  *

@@ -131,6 +131,21 @@ TEST(upper_replays_what_counts)
     rig_free(&g);
 }
 
+TEST(upper_in_place_data_is_in_its_place)
+{
+    struct rig g;
+
+    rig_make(&g, DISK, true, 0);
+    SAME(rig_write(&g, 0, 10, 1), OBD_OK);
+    rig_append_record(&g, entry(20, 1, FIRST, 0));
+    rig_append_record(&g, entry(0, 10, FIRST, 0));
+    rig_reopen(&g);
+    SAME(facts_of(&g).dangling, 1);
+    SAME(rig_read_one(&g, 9), 1);
+    SAME(rig_read_one(&g, 20), UNMAPPED);
+    rig_free(&g);
+}
+
 TEST(upper_says_when_a_repair_fails)
 {
     struct rig g;
