@@ -173,6 +173,18 @@ class Device:
                 if upper.wants_compaction():
                     upper.compact_index()
 
+    def compact_index(self) -> None:
+        """Write the upper's index file anew; reads and writes go on meanwhile.
+
+        Raises ReadOnly, SourceError, Closed.
+        """
+        with self._gate:
+            self._core or self._closed()
+            if self.upper is None or self.readonly:
+                raise self._read_only()
+            self.upper.flush()
+            self.upper.compact_index()
+
     def _write(self, call: Callable[[_core.Device], None]) -> None:
         with self._gate:
             core = self._core or self._closed()
@@ -204,18 +216,6 @@ class Device:
             with change(self.upper) as (layer, upper):
                 stack = self._pile([*self.layers, layer], upper)
             self._use(stack)
-
-    def compact(self) -> None:
-        """Write the upper's index file anew, without what was overwritten.
-
-        Writes go on meanwhile and flushes wait; raises ReadOnly, Closed, and
-        SourceError where there is no room for it.
-        """
-        with self._gate:
-            self._core or self._closed()
-            if self.upper is None or self.readonly:
-                raise self._read_only()
-            self.upper.compact_index()
 
     @property
     def entries(self) -> int:
