@@ -20,6 +20,7 @@ struct leaf {
 
 struct obd_live {
     struct leaf **leaves;
+    uint64_t *ends;             /* last_end() of each: close together */
     size_t nleaves;
     size_t capacity;
     struct leaf *spare[SPARES]; /* what the next splits will use, or NULL */
@@ -42,9 +43,11 @@ obd_live_new(void)
         return NULL;
     live->capacity = 8;
     live->leaves = malloc(live->capacity * sizeof *live->leaves);
+    live->ends = calloc(live->capacity, sizeof *live->ends);
     if (live->leaves != NULL)
         live->leaves[0] = calloc(1, sizeof **live->leaves);
-    if (live->leaves == NULL || live->leaves[0] == NULL) {
+    if (live->leaves == NULL || live->ends == NULL
+        || live->leaves[0] == NULL) {
         obd_live_free(live);
         return NULL;
     }
@@ -60,6 +63,7 @@ obd_live_free(struct obd_live *live)
     for (size_t i = 0; i < live->nleaves; i++)
         free(live->leaves[i]);
     free(live->leaves);
+    free(live->ends);
     for (unsigned i = 0; i < SPARES; i++)
         free(live->spare[i]);
     free(live);
@@ -83,6 +87,11 @@ reserve(struct obd_live *live)
     if (leaves == NULL)
         return false;
     live->leaves = leaves;
+    uint64_t *ends = realloc(live->ends, capacity * sizeof *ends);
+
+    if (ends == NULL)
+        return false;
+    live->ends = ends;
     live->capacity = capacity;
     return true;
 }
@@ -93,6 +102,13 @@ last_end(const struct leaf *leaf)
     return leaf->n ? obd_end(&leaf->s[leaf->n - 1]) : 0;
 }
 
+/* The last segment of a leaf has changed, or may have. */
+static void
+mark_end(struct obd_live *live, size_t number)
+{
+    live->ends[number] = last_end(live->leaves[number]);
+}
+
 /* The first segment that ends after sector. */
 static struct place
 find(const struct obd_live *live, uint64_t sector)
@@ -101,7 +117,7 @@ find(const struct obd_live *live, uint64_t sector)
 
     while (n > 0) {
         size_t half = n / 2;
-        bool after = last_end(live->leaves[low + half]) <= sector;
+        bool after = live->ends[low + half] <= sector;
 
         low = after ? low + half + 1 : low;
         n = after ? n - half - 1 : half;
@@ -128,6 +144,8 @@ drop_leaf(struct obd_live *live, size_t number)
     live->nleaves--;
     memmove(&live->leaves[number], &live->leaves[number + 1],
             (live->nleaves - number) * sizeof *live->leaves);
+    memmove(&live->ends[number], &live->ends[number + 1],
+            (live->nleaves - number) * sizeof *live->ends);
 }
 
 static struct leaf *
@@ -155,8 +173,12 @@ split(struct obd_live *live, size_t number)
     full->n = keep;
     memmove(&live->leaves[number + 2], &live->leaves[number + 1],
             (live->nleaves - number - 1) * sizeof *live->leaves);
+    memmove(&live->ends[number + 2], &live->ends[number + 1],
+            (live->nleaves - number - 1) * sizeof *live->ends);
     live->leaves[number + 1] = next;
     live->nleaves++;
+    mark_end(live, number);
+    mark_end(live, number + 1);
 }
 
 static void
@@ -184,6 +206,7 @@ place_one(struct obd_live *live, struct place at, struct obd_segment s)
             (leaf->n - at.i) * sizeof *leaf->s);
     leaf->s[at.i] = s;
     leaf->n++;
+    mark_end(live, at.leaf);
     live->count++;
     account(live, &s, true);
 }
@@ -199,11 +222,12 @@ hide(struct obd_live *live, const struct obd_segment *piece,
 
 /* Put other in the place of a segment that it is a part of. */
 static void
-shrink(struct obd_live *live, struct obd_segment *s, struct obd_segment other,
+shrink(struct obd_live *live, struct place at, struct obd_segment other,
        struct obd_segment gone, obd_hidden *hidden, void *context)
 {
     hide(live, &gone, hidden, context);
-    *s = other;
+    live->leaves[at.leaf]->s[at.i] = other;
+    mark_end(live, at.leaf);
 }
 
 /* Take whole segments that end at or before end out of one leaf. */
@@ -218,6 +242,7 @@ drop_run(struct obd_live *live, struct place at, uint64_t end,
         hide(live, &leaf->s[i], hidden, context);
     memmove(leaf->s + at.i, leaf->s + i, (leaf->n - i) * sizeof *leaf->s);
     leaf->n -= i - at.i;
+    mark_end(live, at.leaf);
     live->count -= i - at.i;
     return i - at.i;
 }
@@ -233,8 +258,32 @@ settle(struct obd_live *live, struct place *at)
     return &live->leaves[at->leaf]->s[at->i];
 }
 
-/* obd_live_remove once there is memory. */
-static void
+/* Take what lies between place and end out; returns the place after it. */
+static struct place
+clear_from(struct obd_live *live, struct place at, uint64_t end,
+           obd_hidden *hidden, void *context)
+{
+    struct obd_segment *s;
+
+    while ((s = settle(live, &at)) != NULL && obd_start(s) < end) {
+        if (obd_end(s) > end) {
+            shrink(live, at, obd_piece(s, end, obd_end(s)),
+                   obd_piece(s, obd_start(s), end), hidden, context);
+            break;
+        }
+        (void)drop_run(live, at, end, hidden, context);
+        if (live->leaves[at.leaf]->n == 0)
+            drop_leaf(live, at.leaf);
+        if (at.leaf == live->nleaves) {
+            at.leaf--;
+            at.i = live->leaves[at.leaf]->n;
+        }
+    }
+    return at;
+}
+
+/* obd_live_remove once there is memory; returns where start belongs now. */
+static struct place
 clear(struct obd_live *live, uint64_t start, uint64_t end,
       obd_hidden *hidden, void *context)
 {
@@ -245,29 +294,18 @@ clear(struct obd_live *live, uint64_t start, uint64_t end,
         struct obd_segment right = obd_piece(s, end, obd_end(s));
 
         account(live, &right, false);
-        shrink(live, s, obd_piece(s, obd_start(s), start),
+        shrink(live, at, obd_piece(s, obd_start(s), start),
                obd_piece(s, start, end), hidden, context);
         at.i++;
         place_one(live, at, right);
-        return;
+        return find(live, start);
     }
     if (s != NULL && obd_start(s) < start) {
-        shrink(live, s, obd_piece(s, obd_start(s), start),
+        shrink(live, at, obd_piece(s, obd_start(s), start),
                obd_piece(s, start, obd_end(s)), hidden, context);
         at.i++;
     }
-    while ((s = settle(live, &at)) != NULL && obd_start(s) < end) {
-        if (obd_end(s) > end) {
-            shrink(live, s, obd_piece(s, end, obd_end(s)),
-                   obd_piece(s, obd_start(s), end), hidden, context);
-            break;
-        }
-        (void)drop_run(live, at, end, hidden, context);
-        if (live->leaves[at.leaf]->n == 0)
-            drop_leaf(live, at.leaf);
-        if (at.leaf == live->nleaves)
-            break;
-    }
+    return clear_from(live, at, end, hidden, context);
 }
 
 int
@@ -276,7 +314,7 @@ obd_live_remove(struct obd_live *live, uint64_t start, uint64_t end,
 {
     if (!reserve(live))
         return OBD_NOMEM;
-    clear(live, start, end, hidden, context);
+    (void)clear(live, start, end, hidden, context);
     return OBD_OK;
 }
 
@@ -291,11 +329,14 @@ continues(const struct obd_segment *a, const struct obd_segment *b)
 }
 
 static void
-lengthen(struct obd_live *live, struct obd_segment *s, uint64_t length)
+lengthen(struct obd_live *live, struct place at, uint64_t length)
 {
+    struct obd_segment *s = &live->leaves[at.leaf]->s[at.i];
+
     if (!obd_zeroed(s))
         live->stored += length;
     s->lo += length << OBD_START_BITS;
+    mark_end(live, at.leaf);
 }
 
 int
@@ -304,12 +345,12 @@ obd_live_insert(struct obd_live *live, struct obd_segment s,
 {
     if (!reserve(live))
         return OBD_NOMEM;
-    clear(live, obd_start(&s), obd_end(&s), hidden, context);
-    struct place at = find(live, obd_start(&s));
+    struct place at = clear(live, obd_start(&s), obd_end(&s), hidden, context);
     struct leaf *leaf = live->leaves[at.leaf];
 
     if (at.i > 0 && continues(&leaf->s[at.i - 1], &s)) {
-        lengthen(live, &leaf->s[at.i - 1], obd_length(&s));
+        at.i--;
+        lengthen(live, at, obd_length(&s));
         return OBD_OK;
     }
     if (at.i < leaf->n && continues(&s, &leaf->s[at.i])) {
@@ -318,7 +359,7 @@ obd_live_insert(struct obd_live *live, struct obd_segment s,
         account(live, &leaf->s[at.i], false);
         leaf->s[at.i] = s;
         account(live, &s, true);
-        lengthen(live, &leaf->s[at.i], length);
+        lengthen(live, at, length);
         return OBD_OK;
     }
     place_one(live, at, s);
@@ -368,7 +409,8 @@ obd_live_stored(const struct obd_live *live)
 size_t
 obd_live_memory(const struct obd_live *live)
 {
-    return sizeof *live + live->capacity * sizeof *live->leaves
+    return sizeof *live
+           + live->capacity * (sizeof *live->leaves + sizeof *live->ends)
            + (live->nleaves + SPARES) * sizeof **live->leaves;
 }
 
@@ -380,7 +422,8 @@ obd_live_check(const struct obd_live *live)
     for (size_t l = 0; l < live->nleaves; l++) {
         const struct leaf *leaf = live->leaves[l];
 
-        if (leaf->n > OBD_LEAF_MAX || (leaf->n == 0 && live->nleaves > 1))
+        if (leaf->n > OBD_LEAF_MAX || (leaf->n == 0 && live->nleaves > 1)
+            || live->ends[l] != last_end(leaf))
             return false;
         for (uint32_t i = 0; i < leaf->n; i++) {
             if (obd_length(&leaf->s[i]) == 0 || obd_start(&leaf->s[i]) < end)
