@@ -128,6 +128,9 @@ retire(struct obd_upper *u, struct list *dead)
     return released;
 }
 
+/* Pieces that are handed out before others may have the lock: 50 us. */
+#define BITE 256
+
 /* Hand garbage out for reuse, and long pieces of it to the file system. */
 static void
 reuse(struct obd_upper *u, struct list *released)
@@ -137,10 +140,14 @@ reuse(struct obd_upper *u, struct list *released)
             (void)u->io.punch(u->io.context, u->setup.data_fd,
                               released->s[i].lo << OBD_SECTOR_SHIFT,
                               released->s[i].hi << OBD_SECTOR_SHIFT);
-    pthread_rwlock_wrlock(&u->lock);
-    for (size_t i = 0; i < released->n; i++)
-        obd_space_give(&u->space, released->s[i].lo, released->s[i].hi);
-    pthread_rwlock_unlock(&u->lock);
+    for (size_t i = 0; i < released->n;) {
+        size_t end = obd_min(released->n, i + BITE);
+
+        pthread_rwlock_wrlock(&u->lock);
+        for (; i < end; i++)
+            obd_space_give(&u->space, released->s[i].lo, released->s[i].hi);
+        pthread_rwlock_unlock(&u->lock);
+    }
     list_clear(released);
 }
 
@@ -206,11 +213,12 @@ is_known(struct obd_upper *u, const struct obd_segment *s)
     return at == obd_end(s);
 }
 
-/* Put a segment into the index, and its record with those that wait.  By the
- * format's habit a zeroed one points at the end of the data.
+/* Put a segment into the index, and its record with those that wait; *many:
+ * so many wait that a flush is due.  By the format's habit a zeroed segment
+ * points at the end of the data.
  */
 static int
-note(struct obd_upper *u, struct obd_segment s)
+note(struct obd_upper *u, struct obd_segment s, bool *many)
 {
     int status = OBD_OK;
 
@@ -226,18 +234,9 @@ note(struct obd_upper *u, struct obd_segment s)
         if (status == OBD_OK)
             u->pending.s[u->pending.n++] = s;
     }
+    *many = u->pending.n >= PENDING_MAX;
     pthread_rwlock_unlock(&u->lock);
     return status;
-}
-
-/* Records must not wait without bound: make a flush when there are many. */
-static int
-relieve(struct obd_upper *u, struct obd_fault *fault)
-{
-    pthread_rwlock_rdlock(&u->lock);
-    bool many = u->pending.n >= PENDING_MAX;
-    pthread_rwlock_unlock(&u->lock);
-    return many ? obd_upper_flush(u, fault) : OBD_OK;
 }
 
 int
@@ -245,6 +244,7 @@ obd_upper_write(struct obd_upper *u, uint64_t start, uint64_t length,
                 const uint8_t *buf, struct obd_fault *fault)
 {
     int status = OBD_OK;
+    bool many = false;
 
     while (status == OBD_OK && length > 0) {
         uint64_t at, part;
@@ -261,7 +261,7 @@ obd_upper_write(struct obd_upper *u, uint64_t start, uint64_t length,
                          at << OBD_SECTOR_SHIFT);
         if (status == OBD_OK)
             status = note(u, (struct obd_segment){
-                start | part << OBD_START_BITS, at });
+                start | part << OBD_START_BITS, at }, &many);
         if (status != OBD_OK) {
             give_back(u, at, part);
             return status;
@@ -270,7 +270,7 @@ obd_upper_write(struct obd_upper *u, uint64_t start, uint64_t length,
         length -= part;
         buf += part << OBD_SECTOR_SHIFT;
     }
-    return relieve(u, fault);
+    return many ? obd_upper_flush(u, fault) : OBD_OK;
 }
 
 int
@@ -278,6 +278,7 @@ obd_upper_zero(struct obd_upper *u, uint64_t start, uint64_t length,
                struct obd_fault *fault)
 {
     int status = OBD_OK;
+    bool many = false;
 
     /* A write to the same sectors at the same time may lose its data to the
      * hole: it then reads as zeros, which is what this call wants.
@@ -290,11 +291,11 @@ obd_upper_zero(struct obd_upper *u, uint64_t start, uint64_t length,
         uint64_t part = obd_min(length, OBD_MAX_LENGTH);
 
         status = note(u, (struct obd_segment){
-            start | part << OBD_START_BITS, OBD_ZEROED_BIT });
+            start | part << OBD_START_BITS, OBD_ZEROED_BIT }, &many);
         start += part;
         length -= part;
     }
-    return status == OBD_OK ? relieve(u, fault) : status;
+    return status == OBD_OK && many ? obd_upper_flush(u, fault) : status;
 }
 
 /* ---- Flush ---- */
