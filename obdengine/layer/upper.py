@@ -106,6 +106,7 @@ class Upper:
         virtual_size: bytes of the disk.
         uuid: text in lower case, or None.
         parent_uuid: likewise, of the layer below.
+        options: how much room it may take.
         core: the `_core.Upper`, for a device.
         torn: bytes of half a record that were at the end of the index.
         guessed: whether the map was made from the holes of the file: where
@@ -128,6 +129,7 @@ class Upper:
         self.virtual_size = header.virtual_size
         self.uuid = _uuid(header.uuid)
         self.parent_uuid = _uuid(header.parent_uuid)
+        self.options = options
         self.torn = 0
         self.guessed = index is None
         self._header = header
@@ -275,6 +277,15 @@ class Upper:
         self.data.sync()
         if self.form == "sparse":
             self._write_flags(_APPEND_FLAGS)
+
+    def finish(self) -> None:
+        """Say in the header too that it was sealed.
+
+        From now on it cannot be opened as a writable layer, not even by a
+        configuration that is out of date. For when seal() is not to be undone.
+        """
+        self._sealed_at = None
+        self._write_flags(_APPEND_FLAGS | format.SEALED)
 
     def unseal(self) -> None:
         """Undo seal(), also one that failed, so that writing can go on."""

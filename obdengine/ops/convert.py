@@ -50,7 +50,8 @@ def to_layer(
     """
     options = options or LayerOptions()
     if base and options.parent_uuid is None:
-        options = replace(options, parent_uuid=base.layers[-1].uuid)
+        top = base.upper or base.layers[-1]
+        options = replace(options, parent_uuid=top.uuid)
     below = StackDisk(base) if base else None
     with ExitStack() as opened:
         if isinstance(src, (str, os.PathLike)):

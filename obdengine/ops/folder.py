@@ -186,7 +186,8 @@ def change_config(
     own.pop(_REMOVE, None)
     if names:
         own[_REMOVE] = names
-    if own or _OWN_KEY in found:
+    found.pop(_OWN_KEY, None)
+    if own:
         found[_OWN_KEY] = own
     _write(path, found)
 
