@@ -9,20 +9,17 @@ Nothing is repaired.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from obdengine import source
-from obdengine.blob import open_blob
+from obdengine.blob import Progress, open_blob
 from obdengine.errors import FormatError
 from obdengine.layer import open_layer
 
-__all__ = ["Progress", "Report", "check_image"]
-
-# Called with the bytes done and the bytes there are.
-Progress = Callable[[int, int], None]
+__all__ = ["Report", "check_image"]
 
 
 @dataclass

@@ -21,24 +21,24 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from obdengine import _core
-from obdengine.blob import BlockTooLarge, PlainWriter, StreamWriter, ZWriter, tar
+from obdengine.blob import (
+    BlockTooLarge,
+    PlainWriter,
+    Progress,
+    StreamWriter,
+    ZWriter,
+    tar,
+)
 from obdengine.blob.pool import cpus, ordered_map
 from obdengine.device import Device
 from obdengine.errors import UsageError
 from obdengine.layer import LayerWriter, Totals
-from obdengine.ops.difference import Progress, write_difference
-from obdengine.ops.disks import STREAM, Disk, RawDisk, StackDisk, looks_like_image
+from obdengine.ops.difference import write_difference
+from obdengine.ops.disks import STREAM, Disk, RawDisk, StackDisk
 from obdengine.source.output import DeviceOutput, Output, open_output
 from obdengine.units import KIB, MIB
 
-__all__ = [
-    "to_layer",
-    "to_raw",
-    "LayerOptions",
-    "Written",
-    "RawDisk",
-    "looks_like_image",
-]
+__all__ = ["to_layer", "to_raw", "LayerOptions", "Written"]
 
 # A block of 64 KiB that does not compress takes more than the readers of the
 # format have room for; one of 32 KiB never does.
