@@ -55,8 +55,11 @@ class Budget:
     def granule(self) -> int | None:
         """Return the granule in bytes; None: store everything from now on."""
         for step in range(_STEPS):
-            if self._layer.entries < self._entries - (self._entries >> step + 1):
-                return _SMALLEST << 2 * step
+            granule = _SMALLEST << 2 * step
+            # What one chunk can take at the most must still be there.
+            most = self._layer.entries + max(1, _CHUNK // granule)
+            if most <= self._entries - (self._entries >> step + 1):
+                return granule
         return None
 
 

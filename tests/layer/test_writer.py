@@ -16,27 +16,11 @@ from obdengine.layer import LayerWriter, Totals, format, open_layer
 from obdengine.layer.writer import MAX_RUN
 from obdengine.segment import PADDING_START, Segment
 from obdengine.source import FileSource, MemorySource
+from tests.layer.kept import Kept
 from tests.twins import stack
 from tests.twins.record import unpack_one
 
 SIZE = 1 << 20
-
-
-class Kept:
-    """A stream writer that keeps the stream."""
-
-    def __init__(self) -> None:
-        self.stream = bytearray()
-        self.finished = False
-
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        self.stream += data
-
-    def finish(self) -> None:
-        self.finished = True
-
-    def close(self) -> None:
-        """Nothing to stop."""
 
 
 Step = tuple[int, int, bool]  # gap, length, zeroed
