@@ -194,10 +194,12 @@ def test_check_looks_at_the_end_of_the_tar(end: str) -> None:
     assert error.offset == blob.payload_offset + blob.payload_size
 
 
-def test_progress_ends_with_all() -> None:
+@pytest.mark.parametrize("stream", [STREAM, STREAM * 100, b""], ids=len)
+@pytest.mark.parametrize("form", ["lz4", "plain"])
+def test_progress_ends_with_all(form: str, stream: bytes) -> None:
     seen: list[tuple[int, int]] = []
-    list(opened(packed("lz4")).check(lambda *done: seen.append(done)))
-    assert seen[-1] == (len(STREAM), len(STREAM))
+    list(opened(packed(form, stream)).check(lambda *done: seen.append(done)))
+    assert seen[-1] == (len(stream), len(stream))
 
 
 # ---- headers that lie ----

@@ -77,6 +77,13 @@ def test_not_a_regular_file(tmp_path: Path) -> None:
         open_output("/dev/null")
 
 
+@pytest.mark.parametrize("name", ["loop", "a\0b"])
+def test_names_that_cannot_be(tmp_path: Path, name: str) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(UsageError):
+        Output(tmp_path / name)
+
+
 def test_no_such_folder(tmp_path: Path) -> None:
     with pytest.raises(SourceError) as raised:
         Output(tmp_path / "nowhere" / "file")
