@@ -21,7 +21,14 @@ from obdengine.errors import ConfigError, SourceError, SourceMissing, UsageError
 from obdengine.segment import MAX_LAYERS
 from obdengine.units import MIB
 
-__all__ = ["LAYER_NAMES", "MAX_CONFIG_SIZE", "ImageConfig", "Lower", "resolve"]
+__all__ = [
+    "LAYER_NAMES",
+    "MAX_CONFIG_SIZE",
+    "ImageConfig",
+    "Lower",
+    "begins_config",
+    "resolve",
+]
 
 # A stack of 255 layers with every key set has well under 1 MiB.
 MAX_CONFIG_SIZE = 4 * MIB
@@ -181,18 +188,23 @@ def resolve(image: Sequence[str | os.PathLike[str]]) -> list[Path]:
     return ImageConfig.load(configs[0]).layer_files()
 
 
-def _is_config(path: Path) -> bool:
-    """Tell whether path is meant as a configuration: by its name, or its start.
+def begins_config(start: bytes) -> bool:
+    """Tell whether a file that starts like this is meant as a configuration.
 
     A disk may start with a brace too, but not with an object's first key.
     """
+    return _OBJECT.match(start) is not None
+
+
+def _is_config(path: Path) -> bool:
+    """Tell whether path is meant as a configuration: by its name, or its start."""
     if path.suffix == ".json":
         return True
     try:
         if not path.is_file():
             return False
         with path.open("rb") as opened:
-            return _OBJECT.match(opened.read(64)) is not None
+            return begins_config(opened.read(64))
     except (OSError, ValueError):
         return False  # opening it as a layer will say what is wrong
 

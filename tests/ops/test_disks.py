@@ -121,6 +121,7 @@ def test_missing(tmp_path: Path) -> None:
         (writer.tar(writer.zfile(b"x"), "pax"), True),
         (writer.tar(writer.lsmt([], MIB), "plain"), True),
         (b'\n {"lowers": []}', True),
+        (b"{\xeaK a disk may start with a brace", False),
         (writer.tar(b"some other file", "plain"), False),
         (bytes(MIB), False),
         (b"", False),
