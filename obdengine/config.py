@@ -30,6 +30,7 @@ __all__ = [
     "Lower",
     "Room",
     "UpperFiles",
+    "begins_config",
     "resolve",
 ]
 
@@ -219,18 +220,23 @@ def resolve(image: Sequence[str | os.PathLike[str]]) -> Image:
     return Image(found.layer_files(), found.upper, found.room)
 
 
-def _is_config(path: Path) -> bool:
-    """Tell whether path is meant as a configuration: by its name, or its start.
+def begins_config(start: bytes) -> bool:
+    """Tell whether a file that starts like this is meant as a configuration.
 
     A disk may start with a brace too, but not with an object's first key.
     """
+    return _OBJECT.match(start) is not None
+
+
+def _is_config(path: Path) -> bool:
+    """Tell whether path is meant as a configuration: by its name, or its start."""
     if path.suffix == ".json":
         return True
     try:
         if not path.is_file():
             return False
         with path.open("rb") as opened:
-            return _OBJECT.match(opened.read(64)) is not None
+            return begins_config(opened.read(64))
     except (OSError, ValueError):
         return False  # opening it as a layer will say what is wrong
 

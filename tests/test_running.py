@@ -75,3 +75,14 @@ def test_probes_answer_without_leaving_a_mount() -> None:
 def test_program_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QEMU_IMG", "/opt/other/qemu-img")
     assert tools.tool("qemu-img") == "/opt/other/qemu-img"
+
+
+def test_programs_do_not_see_how_python_is_set_up_outside(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PYTHONUNBUFFERED", "1")
+    monkeypatch.setenv("PYTHONPATH", "/elsewhere")
+    inner = tools.environment(LANG="C")
+    assert [name for name in inner if name.startswith("PYTHON")] == ["PYTHONPATH"]
+    assert "/elsewhere" not in inner["PYTHONPATH"]
+    assert inner["LANG"] == "C"

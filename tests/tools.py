@@ -49,10 +49,12 @@ def environment(**more: str) -> dict[str, str]:
     """Return an environment for the system's own programs.
 
     /usr/bin comes first, so that nbdsh finds the Python that has libnbd, and
-    PYTHONPATH lets the Python inside nbdkit import this project.
+    PYTHONPATH lets the Python inside nbdkit import this project. Nothing else
+    that changes how Python behaves (PYTHONUNBUFFERED...) gets in from outside.
     """
     paths = [str(ROOT), sysconfig.get_path("platlib")]
-    return {**os.environ, "PATH": _path(), "PYTHONPATH": ":".join(paths), **more}
+    outer = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
+    return {**outer, "PATH": _path(), "PYTHONPATH": ":".join(paths), **more}
 
 
 def missing(name: str) -> str | None:

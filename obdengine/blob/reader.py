@@ -120,6 +120,8 @@ class Blob:
             yield from errors
             if progress:
                 progress(min(span * _CHECK_SPAN, self.size), self.size)
+        if progress and not self.codec:
+            progress(self.size, self.size)
         yield from self._check_tail()
 
     def close(self) -> None:

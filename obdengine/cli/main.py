@@ -164,7 +164,17 @@ def main() -> None:
         _die_by(stopped.signum)
     except BrokenPipeError:
         _die_by(signal.SIGPIPE)
+    _forget_unwritten()
     sys.exit(code)
+
+
+# Python writes what is left once more at exit, and if that fails the exit code
+# is 120: a full disk has been reported by now.
+def _forget_unwritten() -> None:
+    try:
+        _flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def run(args: Sequence[str]) -> int:

@@ -10,22 +10,19 @@ stepped over anyway, and repair takes it out.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from obdengine import source
-from obdengine.blob import open_blob
+from obdengine.blob import Progress, open_blob
 from obdengine.config import UpperFiles
 from obdengine.errors import BadIndex, Busy, FormatError
 from obdengine.layer import Upper, open_layer, open_upper
 from obdengine.ops.held import holding
 
-__all__ = ["Progress", "Report", "check_image", "repair"]
-
-# Called with the bytes done and the bytes there are.
-Progress = Callable[[int, int], None]
+__all__ = ["Report", "check_image", "repair"]
 
 
 @dataclass

@@ -17,12 +17,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from obdengine.blob import Progress
 from obdengine.config import resolve
 from obdengine.device import Device
 from obdengine.errors import UsageError
 from obdengine.layer import LayerWriter, open_layer
 from obdengine.ops.contents import contents
-from obdengine.ops.difference import Budget, Progress
+from obdengine.ops.difference import Budget
 from obdengine.ops.disks import STREAM
 from obdengine.ops.folder import (
     change_config,

@@ -15,12 +15,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from obdengine.blob import Progress
 from obdengine.config import UpperFiles, resolve
 from obdengine.device import Device
 from obdengine.errors import ReadOnly
 from obdengine.layer import Upper, create_upper, open_upper
 from obdengine.ops.contents import contents
-from obdengine.ops.difference import Progress
 from obdengine.ops.folder import (
     change_config,
     remove_left_overs,

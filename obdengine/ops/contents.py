@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from obdengine import _core
+from obdengine.blob import Progress
 from obdengine.device import Device
-from obdengine.ops.difference import Progress
 from obdengine.units import MIB, SECTOR, round_up
 
 __all__ = ["FINEST", "Piece", "contents"]

@@ -17,10 +17,11 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 from obdengine import _core
+from obdengine.blob import Progress
 from obdengine.blob.pool import cpus, ordered_map
 from obdengine.device import Device
 from obdengine.errors import UsageError
-from obdengine.ops.difference import Progress, write_difference
+from obdengine.ops.difference import write_difference
 from obdengine.ops.disks import STREAM, RawDisk, StackDisk
 from obdengine.ops.layer_file import LayerOptions, Written, write_layer
 from obdengine.source.output import DeviceOutput, Output, open_output

@@ -15,18 +15,16 @@ from __future__ import annotations
 
 import heapq
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 from obdengine import _core
+from obdengine.blob import Progress
 from obdengine.layer import LayerWriter
 from obdengine.layer.writer import MAX_RUN
 from obdengine.ops.disks import Disk
 from obdengine.units import MIB, SECTOR, round_up
 
-__all__ = ["Budget", "Progress", "write_difference"]
-
-# Called with the bytes done and the bytes there are.
-Progress = Callable[[int, int], None]
+__all__ = ["Budget", "write_difference"]
 
 # 1 MiB at a time: as much as is compressed as one batch.
 _CHUNK = MIB
@@ -57,8 +55,11 @@ class Budget:
     def granule(self) -> int | None:
         """Return the granule in bytes; None: store everything from now on."""
         for step in range(_STEPS):
-            if self._layer.entries < self._entries - (self._entries >> step + 1):
-                return _SMALLEST << 2 * step
+            granule = _SMALLEST << 2 * step
+            # What one chunk can take at the most must still be there.
+            most = self._layer.entries + max(1, _CHUNK // granule)
+            if most <= self._entries - (self._entries >> step + 1):
+                return granule
         return None
 
 

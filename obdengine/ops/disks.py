@@ -20,6 +20,7 @@ from typing import BinaryIO, NamedTuple, Protocol
 from obdengine import _core, source
 from obdengine.blob import format as zfile
 from obdengine.blob import tar
+from obdengine.config import begins_config
 from obdengine.device import Device
 from obdengine.errors import FormatError, SourceError, Unsupported
 from obdengine.layer import format as lsmt
@@ -192,12 +193,12 @@ def looks_like_image(path: str | os.PathLike[str]) -> bool:
         return False
     try:
         with closing(source.open(path)) as opened:
-            first = opened.pread(0, min(64, opened.size)).lstrip()[:1]
+            start = opened.pread(0, min(64, opened.size))
             wrapping = tar.unwrap(opened)
             magic = opened.pread(wrapping.offset, min(8, wrapping.size))
     except (SourceError, FormatError):
         return False  # reading it as a disk will say what is wrong
-    return first == b"{" or magic in (zfile.MAGIC0, lsmt.MAGIC0)
+    return begins_config(start) or magic in (zfile.MAGIC0, lsmt.MAGIC0)
 
 
 def _spooled() -> FileSource:

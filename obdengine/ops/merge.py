@@ -15,12 +15,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from obdengine.blob import Progress
 from obdengine.config import Image, resolve
 from obdengine.device import Device
 from obdengine.errors import UsageError
 from obdengine.layer import Layer, LayerWriter
 from obdengine.ops.contents import Piece, contents
-from obdengine.ops.difference import Budget, Progress
+from obdengine.ops.difference import Budget
 from obdengine.ops.disks import STREAM
 from obdengine.ops.folder import change_config, lower_row, rows_of
 from obdengine.ops.held import holding

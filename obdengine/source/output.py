@@ -36,12 +36,9 @@ class Output:
         Raises UsageError when path is there and not a regular file,
         SourceError when the folder cannot be written.
         """
-        # A link at path shall still be one afterwards.
-        self.path = Path(path).resolve()
         self.name = str(path)
+        self.path = _judged(self.name)
         self.position = 0
-        if self.path.exists() and not self.path.is_file():
-            raise UsageError(f"{self.name}: is there and not a regular file")
         self._temporary = self.path.with_name(
             f".{self.path.name[:200]}.{secrets.token_hex(6)}.tmp"
         )
@@ -157,7 +154,25 @@ class DeviceOutput:
 
 def open_output(path: str | os.PathLike[str]) -> Output | DeviceOutput:
     """Return the output for path, whichever it is; raises as they do."""
-    return DeviceOutput(path) if Path(path).is_block_device() else Output(path)
+    try:
+        device = Path(path).is_block_device()
+    except OSError as error:
+        raise _failed(str(path), "cannot be looked at", error) from error
+    return DeviceOutput(path) if device else Output(path)
+
+
+def _judged(name: str) -> Path:
+    """Return where a file called name shall be, or raise when it cannot."""
+    try:
+        # A link at that place shall still be one afterwards.
+        path = Path(name).resolve()
+        if path.exists() and not path.is_file():
+            raise UsageError(f"{name}: is there and not a regular file")
+    except OSError as error:
+        raise _failed(name, "cannot be made", error) from error
+    except (RuntimeError, ValueError) as error:  # links in a circle, a NUL
+        raise UsageError(f"{name}: cannot be made: {error}") from error
+    return path
 
 
 def _write_all(

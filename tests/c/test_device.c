@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <pthread.h>
 
+#include "scratch.h"
 #include "stacks.h"
 
 #define THREADS 8
@@ -370,6 +371,42 @@ from_many_threads(struct chance *r, bool fetches)
     for (size_t i = 0; i < THREADS; i++)
         SAME(pthread_join(readers[i].thread, NULL), 0);
     stack_free(&s);
+}
+
+/* Several at a time, so that threads go through each other's slots. */
+static void *
+hold_scratches(void *arg)
+{
+    struct obd_scratch *s[4];
+    uint64_t me = (uint64_t)(uintptr_t)arg;
+
+    for (int i = 0; i < 10000; i++) {
+        for (size_t k = 0; k < 4; k++) {
+            s[k] = obd_scratch_take();
+            assert(s[k] != NULL);
+            s[k]->held_blob = me;
+            s[k]->held_block = k;
+        }
+        for (size_t k = 0; k < 4; k++) {
+            SAME(s[k]->held_blob, me);
+            SAME(s[k]->held_block, k);
+            obd_scratch_give(s[k]);
+        }
+    }
+    return NULL;
+}
+
+/* What is lent to two at once gives wrong bytes only now and then. */
+TEST(scratch_has_one_holder)
+{
+    pthread_t threads[THREADS];
+
+    for (size_t i = 0; i < THREADS; i++)
+        SAME(pthread_create(&threads[i], NULL, hold_scratches,
+                            (void *)(uintptr_t)(1000 + i)), 0);
+    for (size_t i = 0; i < THREADS; i++)
+        SAME(pthread_join(threads[i], NULL), 0);
+    obd_scratch_drain();
 }
 
 TEST(device_threads_read_one_device)

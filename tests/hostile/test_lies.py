@@ -46,6 +46,7 @@ ZFILE_LIES = [
     ("index_crc", 1),
     *(("size", n) for n in (0, 95, 97, 512, (1 << 32) - 1)),
     *(("flags", n) for n in (0, 1, 0x20, 0x3B, 0x36, 1 << 6, 1 << 63)),
+    *(("flags", n) for n in (0x5B, 0x53, 0x1B | 1 << 63, 0x13 | 1 << 32)),
     ("digest", 5),
 ]
 
@@ -102,6 +103,12 @@ def test_table_length(number: int, value: int) -> None:
     assert at <= error.offset <= at + 4 * BLOCKS
 
 
+@pytest.mark.parametrize("less", [1, 4, 20])
+def test_table_that_sums_to_less(less: int) -> None:
+    lengths = [*GOOD[:-1], GOOD[-1] - less]
+    refused(with_table(lengths), BadJumpTable)
+
+
 @pytest.mark.parametrize("move", [1, -1, 7])
 def test_table_of_the_right_sum_and_wrong_cuts(move: int) -> None:
     lengths = list(GOOD)
@@ -154,7 +161,11 @@ def test_lsmt_trailer(offset: int, code: str, value: int, packed: bool) -> None:
 
 @pytest.mark.parametrize(
     ("offset", "code", "value"),
-    [(24, "I", 5), (28, "I", 6), (28, "I", 19), (28, "I", 1), (132, "B", 3)],
+    [
+        (24, "I", 5),
+        *((28, "I", flags) for flags in (1, 6, 19, 15, 39, 71, 7 | 1 << 31)),
+        (132, "B", 3),
+    ],
 )
 def test_lsmt_header(offset: int, code: str, value: int) -> None:
     lying = bytearray(STREAM)
@@ -173,6 +184,11 @@ def test_uuid_of_any_bytes(field: int, text: bytes, packed: bool) -> None:
     lying[at : at + len(text)] = text
     # Whether a strange uuid is refused is a matter of taste; crashing is not.
     tried(writer.zfile(bytes(lying)) if packed else bytes(lying))
+
+
+@pytest.mark.parametrize("size", [(1 << 59) + 512, 1 << 60, 1 << 63, (1 << 64) - 512])
+def test_disk_larger_than_entries_can_say(size: int) -> None:
+    refused(writer.lsmt(victims.RUNS, size), BadHeader)
 
 
 def with_index(segments: list[Segment], sectors: int = 16, disk: int = 1000) -> bytes:
@@ -253,6 +269,8 @@ def test_tar_helper_makes_good_files() -> None:
         b"10 size=1\n",
         b"15 size=123456\n",
         b"99 size=123456\n",
+        b"99 size=%d\n" % len(PAYLOAD),
+        b"14 size=%d\n" % len(PAYLOAD),
         b"0 size=1\n",
         b"-1 size=1\n",
         b"1 size=1\n",
