@@ -41,6 +41,7 @@ from obdengine.errors import (
     UsageError,
 )
 from obdengine.layer import Upper
+from obdengine.ops.snapshot import snapshot
 from obdengine.units import SECTOR
 
 __all__ = ["Control", "Served", "ask", "facts"]
@@ -302,8 +303,6 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _snapshot(server: _Server, words: _Words) -> object:
-    from obdengine.ops.snapshot import snapshot
-
     new = Path(words["config"]) if words.get("config") else None
     if new and not new.is_absolute():
         raise UsageError(f"config: {new}: must be a path from the root")
@@ -311,9 +310,9 @@ def _snapshot(server: _Server, words: _Words) -> object:
         served = server.find(words.get("dev_id", ""))
         if served.config is None:
             raise ReadOnly(f"{served.device.name}: the image has no writable layer")
-        snapshot(served.device, served.config, new)
-        served.config = new or served.config
-    return _message(True, f"{served.config} is the image from now on")
+        made = snapshot(served.device, served.config, new)
+    text = f"{made.layer} is the topmost of {made.layers} layers below {made.upper}"
+    return _message(True, text)
 
 
 def _compact(server: _Server, words: _Words) -> object:
