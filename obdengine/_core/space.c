@@ -83,11 +83,11 @@ obd_space_take(struct obd_space *s, uint64_t want, uint64_t *start,
     uint64_t unused = obd_space_unused(s);
     bool room = s->end < s->limit;
 
-    if (unused > s->allowance || !room) {
-        /* Crumbs make many records; above twice the allowance they are used
-         * all the same, which is what bounds the file.
+    if (unused > s->allowance / 2 || !room) {
+        /* Crumbs make many records; above the allowance they are used all
+         * the same, which is what bounds the file.
          */
-        uint64_t least = room && unused <= 2 * s->allowance
+        uint64_t least = room && unused <= s->allowance
                          ? obd_min(want, CRUMB) : 1;
         int status = take_unused(s, want, least, start, length);
 

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* space - which sectors of an append log's data file may be written.
  *
- * The log grows at its end until more than an allowance of it is garbage;
- * from then on garbage is written over, so that a busy disk's log does not
- * grow without end.  What is garbage, and since when it is safe to write
+ * The log grows at its end until half an allowance of it is garbage; from
+ * then on garbage is written over where a write fits into it, and above the
+ * whole allowance wherever it is, so that a busy disk's log does not grow
+ * without end.  What is garbage, and since when it is safe to write
  * over, is for the upper layer to know.  It does no locking.
  */
 

@@ -66,7 +66,7 @@ class UpperOptions:
             it fails with ENOSPC. Not said: only the host's disk is the limit.
         garbage: bytes of overwritten data that are let be before they are
             written over: the data file has at most that and the live data,
-            and what is written between two flushes. Not said: 1 GiB.
+            and what is written between three flushes. Not said: 1 GiB.
     """
 
     max_size: int | None = None
