@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <string.h>
+#include <time.h>
 
 #include "bytes.h"
 #include "file.h"
@@ -239,33 +240,74 @@ note(struct obd_upper *u, struct obd_segment s, bool *many)
     return status;
 }
 
+/* Write the beginning of a range, *part sectors of it. */
+static int
+write_part(struct obd_upper *u, uint64_t start, uint64_t length,
+           const uint8_t *buf, uint64_t *part, bool *many,
+           struct obd_fault *fault)
+{
+    uint64_t at;
+    int status = take_place(u, start, obd_min(length, OBD_MAX_LENGTH), &at,
+                            part);
+
+    if (status != OBD_OK) {
+        fault->got = ENOSPC;
+        return status;
+    }
+    status = refused(fault, u->io.write(u->io.context, u->setup.data_fd, buf,
+                                        *part << OBD_SECTOR_SHIFT,
+                                        at << OBD_SECTOR_SHIFT),
+                     at << OBD_SECTOR_SHIFT);
+    if (status == OBD_OK)
+        status = note(u, (struct obd_segment){
+            start | *part << OBD_START_BITS, at }, many);
+    if (status != OBD_OK)
+        give_back(u, at, *part);
+    return status;
+}
+
+/* Rounds that may be needed until garbage can be used again, and how long to
+ * wait for its readers after the first few, which is how many it takes where
+ * there are none.
+ */
+#define ROUNDS 100
+#define ROUNDS_AT_ONCE 4
+#define ROUND_WAIT_NS 1000000
+
+/* There is no room: flush, which turns what was written over since the last
+ * flushes into room.  False: there was nothing to gain.
+ */
+static bool
+make_room(struct obd_upper *u, unsigned round)
+{
+    struct obd_fault ignored = { 0 };
+
+    pthread_rwlock_rdlock(&u->lock);
+    bool waiting = u->hidden.n > 0 || u->retired.n > 0;
+    pthread_rwlock_unlock(&u->lock);
+    if (!waiting || round >= ROUNDS)
+        return false;
+    if (round >= ROUNDS_AT_ONCE)
+        (void)nanosleep(&(struct timespec){ .tv_nsec = ROUND_WAIT_NS }, NULL);
+    return obd_upper_flush(u, &ignored) == OBD_OK;
+}
+
 int
 obd_upper_write(struct obd_upper *u, uint64_t start, uint64_t length,
                 const uint8_t *buf, struct obd_fault *fault)
 {
-    int status = OBD_OK;
     bool many = false;
 
-    while (status == OBD_OK && length > 0) {
-        uint64_t at, part;
+    for (unsigned round = 0; length > 0;) {
+        uint64_t part;
+        int status = write_part(u, start, length, buf, &part, &many, fault);
 
-        status = take_place(u, start, obd_min(length, OBD_MAX_LENGTH), &at,
-                            &part);
-        if (status != OBD_OK) {
-            fault->got = ENOSPC;
-            return status;
+        if (status == OBD_FULL && make_room(u, round)) {
+            round++;
+            continue;
         }
-        status = refused(fault, u->io.write(u->io.context, u->setup.data_fd,
-                                            buf, part << OBD_SECTOR_SHIFT,
-                                            at << OBD_SECTOR_SHIFT),
-                         at << OBD_SECTOR_SHIFT);
-        if (status == OBD_OK)
-            status = note(u, (struct obd_segment){
-                start | part << OBD_START_BITS, at }, &many);
-        if (status != OBD_OK) {
-            give_back(u, at, part);
+        if (status != OBD_OK)
             return status;
-        }
         start += part;
         length -= part;
         buf += part << OBD_SECTOR_SHIFT;
@@ -473,11 +515,13 @@ obd_upper_index_begin(struct obd_upper *u, int fd, struct obd_fault *fault)
 void
 obd_upper_index_end(struct obd_upper *u, int done)
 {
-    if (done) {
+    if (done > 0) {
         u->setup.index_fd = u->next_index_fd;
         u->index_end = u->next_index_end;
+    } else if (done < 0) {
+        u->broken = -done;
     }
-    settle_batch(u, &u->held, done ? OBD_OK : OBD_IO);
+    settle_batch(u, &u->held, done > 0 ? OBD_OK : OBD_IO);
     pthread_mutex_lock(&u->rounds);
     stop_leading(u);
     pthread_mutex_unlock(&u->rounds);

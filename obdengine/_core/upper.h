@@ -84,8 +84,9 @@ extern int obd_upper_start(struct obd_upper *u, uint64_t data_sectors,
     OBD_NONNULL(1, 3) OBD_MUST_USE;
 
 /* Write length sectors at start.  OBD_FULL, fault->got ENOSPC or EDQUOT: no
- * room; OBD_IO: the kernel refused; what was there before a failed write or
- * what it brought is there now, sector by sector.
+ * room, not even after flushes that turned garbage into room; OBD_IO: the
+ * kernel refused; what was there before a failed write or what it brought is
+ * there now, sector by sector.
  */
 extern int obd_upper_write(struct obd_upper *u, uint64_t start,
                            uint64_t length, const uint8_t *buf,
@@ -128,7 +129,8 @@ extern void obd_upper_facts(struct obd_upper *u, struct obd_upper_facts *facts)
 /* Write the index as it is now, and synced, to another file from offset 4096
  * on, in the order of the disk.  Until obd_upper_index_end no flush ends:
  * the caller puts the file in the place of the old one, and says whether
- * that worked.
+ * that worked: 1 yes, 0 no.  An errno, negative: a power cut may leave the
+ * one or the other, so that every flush from now on fails with it.
  */
 extern int obd_upper_index_begin(struct obd_upper *u, int fd,
                                  struct obd_fault *fault)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -158,17 +159,22 @@ class Upper:
         return Segments(array, n)
 
     @contextmanager
-    def replacing_index(self, fd: int) -> Iterator[None]:
+    def replacing_index(self, fd: int, replaced: Callable[[], bool]) -> Iterator[None]:
         """Write the index to fd, and use that from the end of the block on.
 
         In the block the caller puts the file in the old one's place; no flush
-        ends meanwhile. If the block raises, the old file stays in use.
+        ends meanwhile. If the block raises, the old file stays in use. If
+        replaced() says then that the new one is in its place all the same, a
+        power cut could leave either, and every later flush fails with EIO.
         """
-        fault, done = new_fault(), False
+        fault, done = new_fault(), 0
         check(lib.obd_upper_index_begin(self._c, fd, fault), fault, self.name)
         try:
             yield
-            done = True
+            done = 1
+        except BaseException:
+            done = -errno.EIO if replaced() else 0
+            raise
         finally:
             lib.obd_upper_index_end(self._c, done)
 

@@ -186,7 +186,7 @@ class Upper:
             out.append(_index_header(self._header, flags))
             fd = os.dup(out.fileno())
             try:
-                with self.core.replacing_index(fd):
+                with self.core.replacing_index(fd, lambda: _is_at(fd, out.path)):
                     out.commit()
             except BaseException:
                 os.close(fd)
@@ -538,6 +538,13 @@ def _zeros(ranges: Iterable[tuple[int, int]]) -> bytes:
         for at in range(offset // SECTOR, (offset + size) // SECTOR, MAX_LENGTH)
     ]
     return _core.Segments.from_list(segments).pack()
+
+
+def _is_at(fd: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(fd), path.stat())
+    except OSError:
+        return True  # who knows
 
 
 def _index_header(header: format.Header, flags: int) -> bytes:

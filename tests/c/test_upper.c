@@ -321,12 +321,56 @@ TEST(upper_keeps_to_its_limit)
     SAME(rig_write(&g, 0, 30, 1), OBD_OK);
     SAME(rig_write(&g, 0, 1, 2), OBD_FULL);
     zero(&g, 0, 4);             /* needs no room */
-    SAME(rig_write(&g, 0, 1, 2), OBD_FULL);
     rig_flush(&g);
     rig_flush(&g);
     SAME(rig_write(&g, 0, 4, 3), OBD_OK);
     SAME(rig_write(&g, 5, 1, 3), OBD_FULL);
     SAME(file_size(g.data_fd), HEADER + 30 * SECTOR);
+    rig_free(&g);
+}
+
+/* A client need not flush for that: a write without room does. */
+TEST(upper_makes_room_by_itself)
+{
+    struct rig g;
+
+    rig_make(&g, DISK, false, 0);
+    g.setup.data_limit = FIRST + 30;
+    rig_reopen(&g);
+    SAME(rig_write(&g, 0, 20, 1), OBD_OK);
+    for (uint64_t value = 2; value < 40; value++)
+        SAME(rig_write(&g, value % 11, 10, value), OBD_OK);
+    SAME(rig_write(&g, 0, 31, 40), OBD_FULL);
+    SAME(rig_read_one(&g, 29), 40);
+    SAME(rig_read_one(&g, 30), UNMAPPED);
+    zero(&g, 0, 4);
+    SAME(rig_write(&g, 20, 4, 41), OBD_OK);
+    SAME(rig_read_one(&g, 23), 41);
+    SAME(file_size(g.data_fd), HEADER + 30 * SECTOR);
+    rig_free(&g);
+}
+
+/* Its flushes fail as others do, and it waits for readers. */
+TEST(upper_that_cannot_make_room)
+{
+    struct rig g;
+
+    rig_make(&g, DISK, false, 0);
+    g.setup.data_limit = FIRST + 30;
+    rig_reopen(&g);
+    SAME(rig_write(&g, 0, 30, 1), OBD_OK);
+    zero(&g, 0, 4);
+    g.failing = ENOSPC;
+    g.fails = 'W';
+    SAME(rig_write(&g, 0, 4, 2), OBD_FULL);
+    SAME(rig_read_one(&g, 0), 0);
+    g.fails = 0;
+    unsigned ticket = obd_upper_enter(g.upper);
+
+    SAME(rig_write(&g, 0, 4, 2), OBD_FULL);
+    obd_upper_leave(g.upper, ticket);
+    SAME(rig_write(&g, 0, 4, 3), OBD_OK);
+    SAME(rig_read_one(&g, 3), 3);
     rig_free(&g);
 }
 
@@ -412,6 +456,24 @@ TEST(upper_index_stays_when_the_new_one_fails)
     rig_reopen(&g);
     for (uint64_t i = 1; i < 4; i++)
         SAME(rig_read_one(&g, i), i);
+    close(next);
+    rig_free(&g);
+}
+
+TEST(upper_trusts_no_index_that_may_be_either)
+{
+    struct rig g;
+    struct obd_fault f = { 0 };
+    int next = next_index();
+
+    rig_make(&g, DISK, false, 0);
+    SAME(rig_write(&g, 1, 1, 1), OBD_OK);
+    SAME(obd_upper_index_begin(g.upper, next, &f), OBD_OK);
+    obd_upper_index_end(g.upper, -EIO);
+    SAME(flush_status(&g, &f), OBD_IO);
+    SAME(f.got, EIO);
+    SAME(obd_upper_index_begin(g.upper, next, &f), OBD_IO);
+    SAME(rig_read_one(&g, 1), 1);
     close(next);
     rig_free(&g);
 }
