@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
 from random import Random
 
@@ -147,7 +147,7 @@ def test_chain_of_uuids(tmp_path: Path) -> None:
     names = [f"0000000{n}-1111-4000-8000-000000000000" for n in range(5)]
     files = [
         layer(tmp_path / str(n), [Run(n, b"x" * SECTOR)], uuid=uuid, parent=parent)
-        for n, (parent, uuid) in enumerate(zip(names, names[1:], strict=False))
+        for n, (parent, uuid) in enumerate(pairwise(names))
     ]
     merge(files, tmp_path / "x", first=1, end=3)
     opened = open_layer(tmp_path / "x")
