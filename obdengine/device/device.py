@@ -13,12 +13,12 @@ import threading
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import NamedTuple, NoReturn
 
 from obdengine import _core
 from obdengine.device.extents import Extent, walk
-from obdengine.errors import Closed, OutOfRange, ReadOnly, UsageError
+from obdengine.errors import Closed, ObdError, OutOfRange, ReadOnly, UsageError
 from obdengine.index import Table
 from obdengine.layer import Layer, Upper
 
@@ -284,7 +284,9 @@ def _release(users: Counter[Layer | Upper], parts: Sequence[Layer | Upper]) -> N
     for part in parts:
         users[part] -= 1
         if not users[part]:
-            part.close()
+            # Nobody hears of it here, and Device.close() has flushed before.
+            with suppress(ObdError):
+                part.close()
 
 
 class _Gate:

@@ -151,7 +151,8 @@ class Written:
     def check_by_twin(self) -> None:
         """Compare what the twin makes of the files after a close."""
         files = self.device.upper
-        assert files and files.index
+        assert files
+        assert files.index
         paths = [layer.blob.source.name for layer in self.device.layers]
         self.device.close()
         disk = bytearray(stack.flat([Path(path).read_bytes() for path in paths]))
