@@ -79,7 +79,7 @@ def test_a_configuration_by_another_name(tmp_path: Path, write: Any) -> None:
 def test_a_disk_that_starts_with_a_brace(tmp_path: Path) -> None:
     disk = tmp_path / "disk.raw"
     disk.write_bytes(b'{\xbf\x00"')
-    assert resolve([disk]) == [disk]
+    assert resolve([disk]).layers == [disk]
 
 
 def test_unknown_keys_are_left_alone(tmp_path: Path, write: Any) -> None:
