@@ -88,9 +88,12 @@ def test_over_a_writable_image(tmp_path: Path) -> None:
 
 def test_one_writer_or_readers(tmp_path: Path) -> None:
     image = writing.make(Random(5), tmp_path, "append")
-    with obdengine.open(image.config), obdengine.open(image.config):
-        with pytest.raises(Busy, match="in use by process"):
-            obdengine.open(image.config, readonly=False)
+    with (
+        obdengine.open(image.config),
+        obdengine.open(image.config),
+        pytest.raises(Busy, match="in use by process"),
+    ):
+        obdengine.open(image.config, readonly=False)
     with obdengine.open(image.config, readonly=False):
         for readonly in (True, False):
             with pytest.raises(Busy, match="in use by process"):
