@@ -422,7 +422,7 @@ def get_size(h):
 def block_size(h):
     """Return the least, the best and the largest request, in bytes."""
     blocks = [layer.blob.block_size or 4096 for layer in h.device.layers]
-    return (1, max(4096, *blocks), MAX_REQUEST)
+    return (1, max([4096, *blocks]), MAX_REQUEST)
 
 
 def can_write(h):
