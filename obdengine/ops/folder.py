@@ -198,20 +198,29 @@ def remove_left_overs(path: Path) -> list[Path]:
     Only what is named as this room names files, and is not in use.
     """
     found = _read(path)
-    names = (found.get(_OWN_KEY) or {}).get(_REMOVE)
-    if not names:
+    names = (found.get(_OWN_KEY) or {}).pop(_REMOVE, None)
+    if names is None:
         return []
     image, folder = ImageConfig.load(path), path.parent
     used = {folder / lower.file for lower in image.lowers}
     if image.upper:
         used |= {image.upper.data, image.upper.index or image.upper.data}
-    files = [folder / str(name) for name in names if _UPPER_FILE.fullmatch(str(name))]
-    removed = [file for file in files if file not in used]
-    for file in removed:
-        file.unlink(missing_ok=True)
-    del found[_OWN_KEY][_REMOVE]
+    names = [str(name) for name in names] if isinstance(names, list) else []
+    files = [folder / name for name in names if _UPPER_FILE.fullmatch(name)]
+    removed = [file for file in files if file not in used and _removed(file)]
+    if not found[_OWN_KEY]:
+        del found[_OWN_KEY]
     _write(path, found)
     return removed
+
+
+def _removed(file: Path) -> bool:
+    """Remove a file; that it could not be done is no reason to do nothing else."""
+    try:
+        file.unlink()
+    except OSError:
+        return False
+    return True
 
 
 def room_of(room: Room, asked: UpperOptions | None = None) -> UpperOptions:
