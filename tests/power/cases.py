@@ -8,8 +8,10 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from obdengine.layer import UpperOptions
 from tests.power import images, workloads
 from tests.power.simulate import Result, Simulator, fresh
+from tests.power.truth import SECTOR
 from tests.power.workloads import SECTORS, Workload, bare, recorded
 
 # What a case makes of a folder and a seed: a run, and more for the simulator.
@@ -19,7 +21,7 @@ Case = Callable[[Path, int], Made]
 MOST = SECTORS + 40  # sectors, where the disk grows
 
 
-def _bare(form: str, work: Workload, **more: int) -> Case:
+def _bare(form: str, work: Workload, **more: Any) -> Case:
     return lambda place, seed: (recorded(bare(place, seed, form, **more), work), {})
 
 
@@ -65,7 +67,17 @@ def _cases(form: str) -> dict[str, Case]:
 
 
 CASES = _cases("append") | _cases("sparse")
-CASES["append, with an allowance"] = _bare("append", workloads.at_random(80), room=9000)
+
+# Data is written over late, or as soon as it can be, by flushes that nobody asked for.
+LATE = UpperOptions(garbage=9000)
+EARLY = UpperOptions(max_size=4096 + (SECTORS + 30) * SECTOR, garbage=0)
+CASES |= {
+    "append, with an allowance": _bare("append", workloads.at_random(80), options=LATE),
+    "append, with a limit": _bare("append", workloads.at_random(50), options=EARLY),
+    "append, many records and a limit": _bare(
+        "append", workloads.torn(170), options=EARLY
+    ),
+}
 
 
 def tried(name: str, place: Path, seed: int, samples: int) -> Result:

@@ -37,7 +37,11 @@ def make_lower(path: Path, sectors: int = SECTORS) -> list[frozenset[bytes]]:
 
 
 def bare(
-    place: Path, seed: int, form: str, sectors: int = SECTORS, room: int = 0
+    place: Path,
+    seed: int,
+    form: str,
+    sectors: int = SECTORS,
+    options: UpperOptions = ROOM,
 ) -> Run:
     """Return a run on a layer and an upper over it, without a configuration."""
     lower = fresh(place) / "lower.obd"
@@ -47,9 +51,7 @@ def bare(
 
     def opener(folder: Path) -> Device:
         path = folder / index if index else None
-        upper = open_upper(
-            folder / "upper.data", path, options=UpperOptions(garbage=room)
-        )
+        upper = open_upper(folder / "upper.data", path, options=options)
         return Device([open_layer(lower)], "disk", upper)
 
     create_upper(
