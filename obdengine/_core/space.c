@@ -77,11 +77,11 @@ take_unused(struct obd_space *s, uint64_t want, uint64_t least,
 }
 
 int
-obd_space_take(struct obd_space *s, uint64_t want, uint64_t *start,
-               uint64_t *length)
+obd_space_take(struct obd_space *s, uint64_t want, bool grow,
+               uint64_t *start, uint64_t *length)
 {
     uint64_t unused = obd_space_unused(s);
-    bool room = s->end < s->limit;
+    bool room = grow && s->end < s->limit;
 
     if (unused > s->allowance / 2 || !room) {
         /* Crumbs make many records; above the allowance they are used all
@@ -98,6 +98,16 @@ obd_space_take(struct obd_space *s, uint64_t want, uint64_t *start,
     *length = obd_min(want, s->limit - s->end);
     s->end += *length;
     return OBD_OK;
+}
+
+void
+obd_space_undo(struct obd_space *s, uint64_t start, uint64_t length)
+{
+    /* At the end it would look like garbage that has a place on the host. */
+    if (start + length == s->end)
+        s->end = start;
+    else
+        obd_space_give(s, start, length);
 }
 
 void

@@ -11,6 +11,8 @@
 #ifndef OBD_SPACE_H
 #define OBD_SPACE_H
 
+#include <stdbool.h>
+
 #include "live.h"
 #include "obd.h"
 
@@ -29,11 +31,17 @@ extern int obd_space_init(struct obd_space *s, uint64_t end, uint64_t limit,
 extern void obd_space_clear(struct obd_space *s) OBD_NONNULL(1);
 
 /* Take up to want sectors in one piece: *start, *length.  OBD_FULL when
- * there are none.
+ * there are none.  Without grow they are garbage in any case: the host has no
+ * room for more.
  */
-extern int obd_space_take(struct obd_space *s, uint64_t want,
+extern int obd_space_take(struct obd_space *s, uint64_t want, bool grow,
                           uint64_t *start, uint64_t *length)
-    OBD_NONNULL(1, 3, 4) OBD_MUST_USE;
+    OBD_NONNULL(1, 4, 5) OBD_MUST_USE;
+
+/* Give back what was taken and could not be written. */
+extern void obd_space_undo(struct obd_space *s, uint64_t start,
+                           uint64_t length)
+    OBD_NONNULL(1);
 
 /* Sectors that nothing refers to.  Without memory they are lost until the
  * log is opened again, which does no harm.

@@ -170,8 +170,8 @@ obd_upper_leave(struct obd_upper *u, unsigned ticket)
 /* ---- Writing ---- */
 
 static int
-take_place(struct obd_upper *u, uint64_t start, uint64_t want, uint64_t *at,
-           uint64_t *length)
+take_place(struct obd_upper *u, uint64_t start, uint64_t want, bool grow,
+           uint64_t *at, uint64_t *length)
 {
     if (u->setup.in_place) {
         *at = HEADER_SECTORS + start;
@@ -179,7 +179,7 @@ take_place(struct obd_upper *u, uint64_t start, uint64_t want, uint64_t *at,
         return OBD_OK;
     }
     pthread_rwlock_wrlock(&u->lock);
-    int status = obd_space_take(&u->space, want, at, length);
+    int status = obd_space_take(&u->space, want, grow, at, length);
     pthread_rwlock_unlock(&u->lock);
     return status;
 }
@@ -190,7 +190,7 @@ give_back(struct obd_upper *u, uint64_t at, uint64_t length)
     if (u->setup.in_place)
         return;
     pthread_rwlock_wrlock(&u->lock);
-    obd_space_give(&u->space, at, length);
+    obd_space_undo(&u->space, at, length);
     pthread_rwlock_unlock(&u->lock);
 }
 
@@ -240,17 +240,18 @@ note(struct obd_upper *u, struct obd_segment s, bool *many)
     return status;
 }
 
-/* Write the beginning of a range, *part sectors of it. */
+/* Write the beginning of a range, *part sectors of it; 0: no place for it. */
 static int
 write_part(struct obd_upper *u, uint64_t start, uint64_t length,
-           const uint8_t *buf, uint64_t *part, bool *many,
+           const uint8_t *buf, bool grow, uint64_t *part, bool *many,
            struct obd_fault *fault)
 {
     uint64_t at;
-    int status = take_place(u, start, obd_min(length, OBD_MAX_LENGTH), &at,
-                            part);
+    int status = take_place(u, start, obd_min(length, OBD_MAX_LENGTH), grow,
+                            &at, part);
 
     if (status != OBD_OK) {
+        *part = 0;
         fault->got = ENOSPC;
         return status;
     }
@@ -266,6 +267,16 @@ write_part(struct obd_upper *u, uint64_t start, uint64_t length,
     return status;
 }
 
+/* What was tried when there was no room. */
+struct attempts {
+    bool tight;                 /* the file was not to grow any more */
+    unsigned pieces;            /* of garbage that the host refused */
+    unsigned rounds;            /* of flushing */
+};
+
+/* Garbage may be holes, for which the host has no room either. */
+#define PIECES 16
+
 /* Rounds that may be needed until garbage can be used again, and how long to
  * wait for its readers after the first few, which is how many it takes where
  * there are none.
@@ -274,37 +285,59 @@ write_part(struct obd_upper *u, uint64_t start, uint64_t length,
 #define ROUNDS_AT_ONCE 4
 #define ROUND_WAIT_NS 1000000
 
-/* There is no room: flush, which turns what was written over since the last
- * flushes into room.  False: there was nothing to gain.
+/* Flush, which turns what was written over since the last flushes into room;
+ * OBD_FULL when there is nothing to gain.
  */
-static bool
-make_room(struct obd_upper *u, unsigned round)
+static int
+make_room(struct obd_upper *u, unsigned round, struct obd_fault *fault)
 {
-    struct obd_fault ignored = { 0 };
-
     pthread_rwlock_rdlock(&u->lock);
     bool waiting = u->hidden.n > 0 || u->retired.n > 0;
     pthread_rwlock_unlock(&u->lock);
     if (!waiting || round >= ROUNDS)
-        return false;
+        return OBD_FULL;
     if (round >= ROUNDS_AT_ONCE)
         (void)nanosleep(&(struct timespec){ .tv_nsec = ROUND_WAIT_NS }, NULL);
-    return obd_upper_flush(u, &ignored) == OBD_OK;
+    return obd_upper_flush(u, fault);
+}
+
+/* There was no room for a part, or no place: OBD_OK when another try is worth
+ * while.
+ */
+static int
+try_again(struct obd_upper *u, struct attempts *done, uint64_t part,
+          struct obd_fault *fault)
+{
+    if (u->setup.in_place)
+        return OBD_FULL;
+    if (!done->tight) {
+        done->tight = true;
+        done->pieces = 0;
+        return OBD_OK;
+    }
+    if (part > 0 && ++done->pieces < PIECES)
+        return OBD_OK;
+    done->tight = false;
+    return make_room(u, done->rounds++, fault);
 }
 
 int
 obd_upper_write(struct obd_upper *u, uint64_t start, uint64_t length,
                 const uint8_t *buf, struct obd_fault *fault)
 {
+    struct attempts done = { 0 };
     bool many = false;
 
-    for (unsigned round = 0; length > 0;) {
+    while (length > 0) {
         uint64_t part;
-        int status = write_part(u, start, length, buf, &part, &many, fault);
+        int status = write_part(u, start, length, buf, !done.tight, &part,
+                                &many, fault);
 
-        if (status == OBD_FULL && make_room(u, round)) {
-            round++;
-            continue;
+        if (status == OBD_FULL) {
+            status = try_again(u, &done, part, fault);
+            part = 0;
+        } else {
+            done.tight = false;
         }
         if (status != OBD_OK)
             return status;

@@ -17,7 +17,7 @@ static void
 take(struct obd_space *s, struct owners *o, uint64_t want)
 {
     uint64_t start, length;
-    int status = obd_space_take(s, want, &start, &length);
+    int status = obd_space_take(s, want, true, &start, &length);
 
     if (status == OBD_FULL) {
         SAME(o->all, LIMIT - 8);
@@ -75,16 +75,16 @@ TEST(space_uses_the_last_sector_when_full)
     uint64_t start, length;
 
     SAME(obd_space_init(&s, 8, 108, 1000), OBD_OK);
-    SAME(obd_space_take(&s, 70, &start, &length), OBD_OK);
+    SAME(obd_space_take(&s, 70, true, &start, &length), OBD_OK);
     SAME(length, 70);
-    SAME(obd_space_take(&s, 70, &start, &length), OBD_OK);
+    SAME(obd_space_take(&s, 70, true, &start, &length), OBD_OK);
     SAME(length, 30);
-    SAME(obd_space_take(&s, 1, &start, &length), OBD_FULL);
+    SAME(obd_space_take(&s, 1, true, &start, &length), OBD_FULL);
     obd_space_give(&s, 20, 1);
-    SAME(obd_space_take(&s, 70, &start, &length), OBD_OK);
+    SAME(obd_space_take(&s, 70, true, &start, &length), OBD_OK);
     SAME(start, 20);
     SAME(length, 1);
-    SAME(obd_space_take(&s, 1, &start, &length), OBD_FULL);
+    SAME(obd_space_take(&s, 1, true, &start, &length), OBD_FULL);
     obd_space_clear(&s);
 }
 
@@ -109,7 +109,7 @@ TEST(space_is_bounded)
             uint64_t *at = &places[chance_below(&r, LIVE / PIECE)];
             uint64_t old = *at, length;
 
-            SAME(obd_space_take(&s, PIECE, at, &length), OBD_OK);
+            SAME(obd_space_take(&s, PIECE, true, at, &length), OBD_OK);
             SAME(length, PIECE);
             obd_space_give(&s, old, PIECE);
         }

@@ -26,6 +26,13 @@ zero(struct rig *g, uint64_t start, uint64_t length)
     SAME(obd_upper_zero(g->upper, start, length, &f), OBD_OK);
 }
 
+static int
+flush_status(struct rig *g, struct obd_fault *f)
+{
+    *f = (struct obd_fault){ 0 };
+    return obd_upper_flush(g->upper, f);
+}
+
 /* What was done to the files since the last call, compared with words. */
 static void
 did(struct rig *g, const char *words)
@@ -254,13 +261,6 @@ TEST(upper_flush_promises_what_came_before_it)
     }
 }
 
-static int
-flush_status(struct rig *g, struct obd_fault *f)
-{
-    *f = (struct obd_fault){ 0 };
-    return obd_upper_flush(g->upper, f);
-}
-
 TEST(upper_goes_on_when_there_is_room_again)
 {
     struct rig g;
@@ -320,12 +320,11 @@ TEST(upper_keeps_to_its_limit)
     rig_reopen(&g);
     SAME(rig_write(&g, 0, 30, 1), OBD_OK);
     SAME(rig_write(&g, 0, 1, 2), OBD_FULL);
-    zero(&g, 0, 4);             /* needs no room */
-    rig_flush(&g);
-    rig_flush(&g);
+    zero(&g, 0, 4);             /* needs no room, and makes some */
     SAME(rig_write(&g, 0, 4, 3), OBD_OK);
     SAME(rig_write(&g, 5, 1, 3), OBD_FULL);
     SAME(file_size(g.data_fd), HEADER + 30 * SECTOR);
+    SAME(rig_read_one(&g, 3), 3);
     rig_free(&g);
 }
 
@@ -371,6 +370,31 @@ TEST(upper_that_cannot_make_room)
     obd_upper_leave(g.upper, ticket);
     SAME(rig_write(&g, 0, 4, 3), OBD_OK);
     SAME(rig_read_one(&g, 3), 3);
+    rig_free(&g);
+}
+
+/* The same where the host has no room, and the limit is far. */
+TEST(upper_uses_garbage_when_the_host_is_full)
+{
+    struct rig g;
+
+    rig_make(&g, DISK, false, 1000);
+    g.host_room = FIRST + 30;
+    SAME(rig_write(&g, 0, 20, 1), OBD_OK);
+    for (uint64_t value = 2; value < 40; value++)
+        SAME(rig_write(&g, value % 11, 10, value), OBD_OK);
+    SAME(rig_write(&g, 0, 31, 40), OBD_FULL);
+    SAME(rig_read_one(&g, 29), 40);
+    zero(&g, 0, 4);
+    SAME(rig_write(&g, 20, 4, 41), OBD_OK);
+    SAME(rig_read_one(&g, 23), 41);
+    g.host_room = 0;
+    SAME(rig_write(&g, 30, 9, 42), OBD_OK);
+    rig_flush(&g);
+    rig_reopen(&g);
+    SAME(rig_read_one(&g, 38), 42);
+    SAME(rig_read_one(&g, 23), 41);
+    SAME(rig_read_one(&g, 24), 40);
     rig_free(&g);
 }
 

@@ -27,8 +27,12 @@ static int
 on_write(void *context, int fd, const void *buf, uint64_t size,
          uint64_t offset)
 {
-    int error = noted(context, fd, 'w');
+    struct rig *g = context;
+    int error = noted(g, fd, 'w');
 
+    if (fd == g->data_fd && g->host_room
+        && offset + size > g->host_room * SECTOR)
+        error = ENOSPC;
     return error ? error : obd_io_kernel.write(NULL, fd, buf, size, offset);
 }
 

@@ -31,6 +31,7 @@ struct rig {
     size_t n;
     _Atomic int failing;        /* errno that calls of a kind fail with */
     _Atomic char fails;         /* which kind, as in history; 0 none */
+    uint64_t host_room;         /* sectors that the data file may have; 0 all */
     _Atomic int sync_us;        /* how long a sync takes */
     _Atomic int read_us;        /* and a reader between index and data */
     void (*during)(struct rig *);       /* called once, in the next sync */
