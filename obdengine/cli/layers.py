@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -23,6 +24,7 @@ __all__ = [
     "notices",
     "refuse_codec_options",
     "refuse_given",
+    "say_layer",
     "say_written",
 ]
 
@@ -42,7 +44,26 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 def layer_settings(uuid: str, parent_uuid: str) -> Callable[[_Command], _Command]:
     """Give a command the options for layer_options(); the texts are defaults."""
-    made = [
+    options = [
+        *_compression_options(),
+        click.option(
+            "--tar", is_flag=True, help="Wrap the layer in tar, as registries need."
+        ),
+        click.option("--uuid", help=f"UUID of the layer ({uuid})."),
+        click.option("--parent-uuid", help=f"UUID of the layer below ({parent_uuid})."),
+        click.option("--message", default="", help="Text to keep in the layer."),
+    ]
+
+    def give(command: _Command) -> _Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return give
+
+
+def _compression_options() -> list[Callable[[Any], Any]]:
+    return [
         click.option(
             "--compress",
             type=click.Choice(["lz4", "zstd", "none"]),
@@ -62,20 +83,7 @@ def layer_settings(uuid: str, parent_uuid: str) -> Callable[[_Command], _Command
             type=click.IntRange(1, 256),
             help="Threads (one per processor).",
         ),
-        click.option(
-            "--tar", is_flag=True, help="Wrap the layer in tar, as registries need."
-        ),
-        click.option("--uuid", help=f"UUID of the layer ({uuid})."),
-        click.option("--parent-uuid", help=f"UUID of the layer below ({parent_uuid})."),
-        click.option("--message", default="", help="Text to keep in the layer."),
     ]
-
-    def give(command: _Command) -> _Command:
-        for option in reversed(made):
-            command = option(command)
-        return command
-
-    return give
 
 
 def layer_options(
@@ -138,6 +146,18 @@ def say_written(facts: dict[str, Any], as_json: bool) -> None:
     """Print facts of what was written, and not into the stream that it is."""
     text = json_text(facts) if as_json else _human(facts)
     click.echo(text, err=facts["filename"] == _STREAM)
+
+
+def say_layer(
+    options: LayerOptions, written: Written, config: Path | None, as_json: bool
+) -> None:
+    """Print what there is to say of a layer, and of a configuration with it."""
+    for sentence in notices(options, written):
+        notice(sentence)
+    facts = layer_facts(written)
+    if config:
+        facts["config"] = str(config)
+    say_written(facts, as_json)
 
 
 def _human(facts: dict[str, Any]) -> str:

@@ -16,13 +16,10 @@ from obdengine.cli.images import (
     resolved,
 )
 from obdengine.cli.layers import (
-    layer_facts,
     layer_options,
     layer_settings,
-    notice,
-    notices,
     refuse_codec_options,
-    say_written,
+    say_layer,
 )
 from obdengine.cli.output import json_option, progress_bar, progress_option
 from obdengine.errors import UsageError
@@ -92,9 +89,4 @@ def merge(
             config=config,
             progress=show,
         )
-    for sentence in notices(options, written):
-        notice(sentence)
-    facts = layer_facts(written)
-    if config:
-        facts["config"] = str(config)
-    say_written(facts, as_json)
+    say_layer(options, written, config, as_json)

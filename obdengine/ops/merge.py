@@ -70,12 +70,7 @@ def merge(
     """
     names = [image] if isinstance(image, (str, os.PathLike)) else list(image)
     found = resolve(names)
-    end = len(found.layers) if end is None else end
-    if not 0 <= first < end <= len(found.layers):
-        raise UsageError(
-            f"there are no layers from {first} up to {end}",
-            hint=f"the image has {len(found.layers)}, and counting starts with 0",
-        )
+    end = _judged_end(len(found.layers), first, end)
     if config and os.fspath(dst) == STREAM:
         raise UsageError("a configuration cannot name standard output as a layer")
     with ExitStack() as opened:
@@ -90,6 +85,17 @@ def merge(
         if config:
             _write_config(names, found, config, written, first, end)
     return written
+
+
+def _judged_end(count: int, first: int, end: int | None) -> int:
+    """Return the end of a run of layers; raises UsageError when it is none."""
+    end = count if end is None else end
+    if not 0 <= first < end <= count:
+        raise UsageError(
+            f"there are no layers from {first} up to {end}",
+            hint=f"the image has {count}, and counting starts with 0",
+        )
+    return end
 
 
 def _open_run(
