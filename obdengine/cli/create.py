@@ -13,8 +13,7 @@ from obdengine.cli.output import json_option, json_text, pairs, size_text
 from obdengine.config import Image, ImageConfig, resolve
 from obdengine.errors import UsageError
 from obdengine.layer import UpperOptions, open_upper
-from obdengine.ops.folder import CONFIG_NAME, make_or_reopen
-from obdengine.ops.resize import resize
+from obdengine.ops.create import create as create_image
 from obdengine.units import SECTOR, parse_size, round_up
 
 __all__ = ["create"]
@@ -49,23 +48,15 @@ def create(
     as_json: bool,
 ) -> None:
     """Make a folder DIR with a writable layer over IMAGE, or an empty disk."""
-    if (folder / CONFIG_NAME).exists():
-        raise UsageError(f"{folder}: there is an image already")
-    below = resolved(image) if image else Image([])
-    if not below.layers and size is None:
+    if not image and size is None:
         raise UsageError("a new disk needs --size")
-    if size is not None and size % SECTOR:
-        size = round_up(size, SECTOR)
-    config = make_or_reopen(
+    config = create_image(
         folder,
-        below,
-        virtual_size=None if below.layers else size,
+        resolved(image) if image else Image([]),
+        size=None if size is None else round_up(size, SECTOR),
         form=form,
         options=UpperOptions(max_size, garbage),
     )
-    # Of a larger disk, what a layer has past the end of its own must be zeros.
-    if size is not None and below.layers:
-        resize(config, size)
     found = _facts(config)
     click.echo(json_text(found) if as_json else _human(found))
 

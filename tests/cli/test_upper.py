@@ -72,6 +72,10 @@ def test_create_a_larger_disk(obd: Obd, image: Image, tmp_path: Path) -> None:
     obd("create", "--size=8M", image.config, tmp_path / "vm")
     config = tmp_path / "vm" / "config.v1.json"
     assert read(config) == image.disk.ljust(8 << 20, b"\0")
+    small = tmp_path / "small"
+    said = one_sentence(obd("create", "--size=1M", image.config, small, code=2))
+    assert "not zero" in said
+    assert list(small.iterdir()) == []
 
 
 def test_info_and_map(
