@@ -42,6 +42,7 @@ class Plan(NamedTuple):
         connections: how many.
         kill: process to be killed after half of the requests; 0: none.
         size: bytes of the disk to write to; 0: all.
+        full: whether ENOSPC is to be expected, and nothing to stop for.
     """
 
     uri: str
@@ -51,6 +52,7 @@ class Plan(NamedTuple):
     connections: int = 4
     kill: int = 0
     size: int = 0
+    full: int = 0
 
 
 class Part:
@@ -95,8 +97,21 @@ class Part:
         at = len(self.requests)
         row = Request(kind, start, length, next(self.storm.clock), None, fua)
         self.requests.append(row)
-        self._do(row)
+        try:
+            self._do(row)
+        except nbd.Error as error:
+            if not self.storm.plan.full or error.errno != "ENOSPC":
+                raise
+            self._look_again(row)
+            return
         self.requests[at] = row._replace(done=next(self.storm.clock))
+
+    def _look_again(self, row: Request) -> None:
+        """Take what is there now for right: some of it was written, or none."""
+        if row.kind != "flush":
+            at, size = (row.start - self.first) * SECTOR, row.length * SECTOR
+            found = self.disk.pread(size, row.start * SECTOR)
+            self.model[at : at + size] = found
 
     def _do(self, row: Request) -> None:
         offset, size = row.start * SECTOR, row.length * SECTOR
