@@ -250,39 +250,47 @@ def test_snapshots_while_it_is_written_and_read(tmp_path: Path) -> None:
     written.device.close()
 
 
-def test_refused(tmp_path: Path) -> None:
+def each_raises(error: type[Exception], *calls: Callable[[], object]) -> None:
+    for call in calls:
+        with pytest.raises(error):
+            call()
+
+
+def test_refused_out_of_range(tmp_path: Path) -> None:
     written = Written(Random(5), tmp_path, "append")
     device, size = written.device, written.size
-    for call in (
+    each_raises(
+        OutOfRange,
         lambda: device.pwrite(size, b"x"),
         lambda: device.pwrite(-1, b"x"),
         lambda: device.pwrite(size - 1, b"xx"),
         lambda: device.write_zeroes(0, size + 1),
         lambda: device.discard(size, 1),
         lambda: device.discard(-5, 5),
-    ):
-        with pytest.raises(OutOfRange):
-            call()
+    )
     device.pwrite(size, b"")
     written.check()
     device.close()
-    for call in (
+    each_raises(
+        Closed,
         lambda: device.pwrite(0, b"x"),
         lambda: device.discard(0, 1),
         device.flush,
         device.compact_index,
-    ):
-        with pytest.raises(Closed):
-            call()
+    )
+
+
+def test_refused_for_reading_only(tmp_path: Path) -> None:
+    written = Written(Random(5), tmp_path, "append")
+    written.device.close()
     with obdengine.open(written.folder / CONFIG) as again:
         assert again.readonly
-        for call in (
+        each_raises(
+            ReadOnly,
             lambda: again.pwrite(0, b"x"),
             lambda: again.write_zeroes(0, 1),
             lambda: again.discard(0, 512),
             again.compact_index,
-        ):
-            with pytest.raises(ReadOnly):
-                call()
+        )
         again.flush()
-        assert again.pread(0, size) == written.model.disk
+        assert again.pread(0, written.size) == written.model.disk

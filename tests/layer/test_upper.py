@@ -108,6 +108,10 @@ def write(device: Device, disk: bytearray, chance: Random, count: int) -> None:
 # -- What overlaybd wrote
 
 
+def digest(device: Device) -> str:
+    return hashlib.sha256(device.pread(0, device.size)).hexdigest()
+
+
 @pytest.mark.parametrize("number", [0, 1])
 def test_golden(golden: Path, tmp_path: Path, number: int) -> None:
     source = golden / "blocks-a"
@@ -117,9 +121,6 @@ def test_golden(golden: Path, tmp_path: Path, number: int) -> None:
     for path in (data, index):
         shutil.copyfile(source / path.name, path)
     before = data.read_bytes(), index.read_bytes()
-
-    def digest(device: Device) -> str:
-        return hashlib.sha256(device.pread(0, device.size)).hexdigest()
 
     with Device([], "golden", open_upper(data, index, readonly=True)) as device:
         assert digest(device) == layer["alone_sha256"]
