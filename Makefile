@@ -59,6 +59,7 @@ lint: setup
 	$(BIN)/python -m pytest -q tests/test_rooms.py
 
 soak: setup
+	@.ci/packages packages-soak.txt
 	$(BIN)/pip install -qq --no-build-isolation -e '.[fuzz]'
 	$(BIN)/python tests/fuzz/run.py --seconds $(SOAK_SECONDS)
 	OBD_HYPOTHESIS=soak $(BIN)/python -m pytest -m soak --timeout=3600

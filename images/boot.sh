@@ -2,14 +2,25 @@
 # SPDX-License-Identifier: Apache-2.0
 # boot - boot what build.sh left in DIR from an NBD export and run a program.
 #
-#   uri=NBD-URI images/boot.sh DIR [PROGRAM]
+#   uri=NBD-URI images/boot.sh [-w] DIR [PROGRAM [ARGUMENT...]]
 #
+# With -w the guest may write to the disk; without, its writes go to memory.
 # Copies the guest's serial port to standard output; succeeds if and only if
 # the program ran and its exit code was 0. KVM is used where it really boots
 # this kernel, else QEMU's emulation; OBD_ACCEL=tcg or =kvm decides instead.
 set -eu
+mode=readonly=on words=
+if [ "$1" = -w ]; then
+    mode=readonly=off words=obd.write
+    shift
+fi
 dir=$1
-program=${2:-/opt/report/report}
+shift
+words="$words obd.run=${1:-/opt/report/report}"
+[ $# -eq 0 ] || shift
+for argument in "$@"; do
+    words="$words obd.arg=$argument"
+done
 : "${uri:?must be the NBD URI of the disk to boot from}"
 
 # A boot takes 1 s with KVM, 6 s without: these limits are for hangs.
@@ -19,7 +30,7 @@ BOOT_SECONDS=120
 # No timer tests and no mitigations: they cost half of an emulated boot.
 WORDS="console=ttyS0 quiet panic=-1 nokaslr mitigations=off no_timer_check tsc=reliable"
 
-# machine ACCEL SECONDS WORD [OPTION...] - a PC whose serial port is our stdout
+# machine ACCEL SECONDS WORDS [OPTION...] - a PC whose serial port is our stdout
 machine() {
     cpu=qemu64
     [ "$1" != kvm ] || cpu=host
@@ -48,8 +59,8 @@ fi
 echo "OBD-MACHINE $accel"
 
 # QEMU's own exit code is 0 even after a kernel panic.
-machine "$accel" "$BOOT_SECONDS" "obd.run=$program" \
-    -drive "file=$uri,format=raw,if=none,id=disk,readonly=on" \
+machine "$accel" "$BOOT_SECONDS" "$words" \
+    -drive "file=$uri,format=raw,if=none,id=disk,$mode" \
     -device virtio-blk-pci,drive=disk |
-    tr -d '\r' | tee "$dir/serial.log"
+    sed -u 's/\r//g' | tee "$dir/serial.log"
 grep -q '^OBD-END 0 ' "$dir/serial.log"

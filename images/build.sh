@@ -7,8 +7,8 @@
 # Leaves in OUT:
 #   disk0.raw   ext4: busybox, a Debian kernel and its modules
 #   disk1.raw   the same disk with libc and jq added
-#   disk2.raw   the same disk with a program that prints TOKEN, one file
-#               rewritten and one removed
+#   disk2.raw   the same disk with a program that prints TOKEN and one that
+#               writes, one file rewritten and one removed
 #   vmlinuz, initrd.gz   what boots it (boot.sh)
 #   expected    what the program in disk2.raw must print, line by line
 set -eu
@@ -58,8 +58,8 @@ base_tree() {
 
 report_tree() {
     mkdir -p "$1/opt/report" "$1/etc"
-    cp "$here/guest/report" "$1/opt/report/report"
-    chmod 755 "$1/opt/report/report"
+    cp "$here/guest/report" "$here/guest/notes" "$1/opt/report"
+    chmod 755 "$1/opt/report/report" "$1/opt/report/notes"
     printf '{"token": "%s", "layers": ["base", "runtime", "report"]}\n' \
         "$token" >"$1/opt/report/facts.json"
     echo "the report" >"$1/etc/motd"

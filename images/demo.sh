@@ -1,12 +1,13 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 # demo - the main job, narrated: three versions of a disk become three layers,
-# and a virtual machine boots from the stack of them over NBD.
+# a virtual machine boots from the stack of them over NBD, writes to a layer on
+# top of it, which becomes the fourth, and loses its disk's server in mid-write.
 #
 #   make demo
 #
-# Fails unless the guest prints what only the top layer can tell it. What is
-# made stays in .demo/work, what was downloaded in .demo/cache.
+# Fails unless every guest prints what only the layers can tell it. What is made
+# stays in .demo/work, what was downloaded in .demo/cache.
 set -eu
 cd "$(dirname "$0")/.."
 demo=${OBD_DEMO_DIR:-$PWD/.demo}
@@ -37,7 +38,7 @@ indent() {
 }
 
 started=$(now)
-echo "obdengine: one disk in three versions, three layers, one virtual machine"
+echo "obdengine: one disk in three versions, layers, and machines that use them"
 echo
 "$images/fetch.sh" "$demo/cache"
 rm -rf "$demo/work"
@@ -69,31 +70,80 @@ CONFIG
 echo "3. What the stack is, and where its bytes come from"
 show obd info config.v1.json
 obd info config.v1.json >info.txt
-grep -E '^[a-z]|^ +data:' info.txt | indent
+grep -E '^(format|virtual size|index)' info.txt | indent
 show obd map config.v1.json
 obd map config.v1.json >map.txt
-sed -n '1,4p;5s/.*/.../p;$p' map.txt | indent
+sed -n '1,3p;$p' map.txt | indent
 show obd check config.v1.json
 obd check --no-progress config.v1.json | tail -n 1 | indent
 show "obd convert -O raw config.v1.json - | cmp - disk2.raw"
 obd convert --no-progress -O raw config.v1.json - 2>>convert.log | cmp - disk2.raw
 echo "     the same bytes"
 
-echo "4. A virtual machine whose disk is that stack"
+# fail WORDS - end, with what was printed last
+fail() {
+    cat boot.log >&2
+    echo "FAILED: $*" >&2
+    exit 1
+}
+
+# machine OPTION... -- COMMAND... - boot from an image; its words to `printed`
+machine() {
+    step=$(now)
+    rm -f serial.log
+    obd serve "$@" >boot.log 2>&1 || fail "the machine, or what it ran"
+    sed -n '/^OBD-BEGIN/,/^OBD-END/p' serial.log | sed '1d;$d' >printed
+}
+
+# expect FILE - fail unless the guest printed that; show it, and the time
+expect() {
+    cmp -s printed "$1" || {
+        cat "$1" >boot.log
+        fail "the guest printed '$(cat printed)', and should have printed this"
+    }
+    sed 's/^/     guest: /;$s/$/'"  ($(took "$step"))/" printed
+}
+
+echo "4. A virtual machine whose disk is that stack, from start to power off"
 show obd serve config.v1.json -- images/boot.sh
+machine config.v1.json -- "$images/boot.sh" .
+expect expected
+echo "     as expected, $(sed -n 's/^OBD-MACHINE //p' boot.log)"
+
+notes=/opt/report/notes
+echo "5. It writes, to a layer of its own; that becomes the fourth, and boots"
+show obd create config.v1.json machine
+obd create config.v1.json machine >create.txt
+config=machine/config.v1.json
+word=$(od -An -N4 -tx1 /dev/urandom | tr -d ' \n')
+echo "motd written by the guest, note $word" >written
+show obd serve --read-write $config -- images/boot.sh -w
+machine --read-write $config -- "$images/boot.sh" -w . $notes write "$word"
+expect written
+obd commit --no-progress --config second.v1.json $config notes.obd >commit.txt
+line=$(show obd commit --config second.v1.json $config notes.obd)
+printf '%-73s %s\n' "$line" "$(size notes.obd)"
+show obd serve second.v1.json -- images/boot.sh
+machine second.v1.json -- "$images/boot.sh" . $notes show
+expect written
+
+echo "6. Its server is killed in the middle of writes, and started again"
+show obd serve --read-write $config -- images/cut.sh
 step=$(now)
-obd serve config.v1.json -- "$images/boot.sh" . >boot.log 2>&1 || {
-    cat boot.log
-    echo "FAILED: the machine did not boot, or its program failed" >&2
-    exit 1
-}
-sed -n '/^OBD-BEGIN/,/^OBD-END/p' serial.log | sed '1d;$d' >printed
-sed 's/^/     guest: /' printed
-cmp -s printed expected || {
-    echo "FAILED: the guest should have printed:" >&2
-    cat expected >&2
-    exit 1
-}
-echo "     as expected, $(sed -n 's/^OBD-MACHINE //p' boot.log), from start to power off $(took "$step")"
+obd serve --read-write $config -- "$images/cut.sh" . 20 >boot.log 2>&1 ||
+    fail "the guest should have gone on until its disk failed"
+echo "     guest: file after file, $(cat synced) known to be synced, then I/O errors  ($(took "$step"))"
+# Mounting replays the journal, as after any power cut.
+show obd serve --read-write $config -- images/boot.sh -w
+machine --read-write $config -- "$images/boot.sh" -w . $notes count
+whole=$(sed -n 's/^whole //p' printed)
+[ "$whole" -ge "$(cat synced)" ] || fail "only $whole of the synced files are whole"
+echo "     guest: $whole files are whole  ($(took "$step"))"
+show "obd convert -O raw $config after.raw; e2fsck -fn after.raw"
+obd convert --no-progress -O raw $config after.raw >>convert.log 2>&1
+PATH=$PATH:/usr/sbin:/sbin e2fsck -fn after.raw >boot.log 2>&1 ||
+    fail "the file system is damaged"
+obd check --no-progress $config >check.txt
+echo "     clean"
 echo
 echo "All of it took $(took "$started"). The files are in ${PWD#"$OLDPWD/"}."

@@ -4,10 +4,12 @@
 obd - layered images as NBD exports: nbdkit's callbacks, put on a Device.
 
     nbdkit python obd.py config=IMAGE [config=IMAGE ...] [export=NAME]
-    nbdkit python obd.py dir=DIRECTORY
+                         [upper=DIR [form=append|sparse]] [readonly=BOOL]
+                         [max-size=SIZE] [garbage=SIZE] [control=SOCKET]
+    nbdkit python obd.py dir=DIRECTORY [readonly=BOOL] [control=SOCKET]
 
 One device serves every connection to an export. This file decides nothing
-about formats, layers or caching; it only says NBD.
+about formats, layers, caching or what is durable; it only says NBD.
 """
 
 from __future__ import annotations
@@ -26,6 +28,10 @@ try:
     import obdengine
     from obdengine import config as image_config
     from obdengine.errors import ObdError, SourceMissing, UsageError
+    from obdengine.layer import UpperOptions
+    from obdengine.ops.control import Control, Served
+    from obdengine.ops.folder import CONFIG_NAME
+    from obdengine.units import parse_size
 except Exception as missing:  # CoreError, where the compiled part does not fit
     obdengine = None
     UNUSABLE = missing
@@ -33,8 +39,8 @@ except Exception as missing:  # CoreError, where the compiled part does not fit
 
 API_VERSION = 2
 
-KEYS = ("config", "dir", "export", "readonly")
-LATER_KEYS = ("control", "service", "upper")
+FORMS = ("append", "sparse")
+YES, NO = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
 # What one reply to "block status" may hold. nbdkit takes up to a million and
 # the client asks again from where the reply ended, so this only bounds how
@@ -49,6 +55,12 @@ HERE = Path(__file__).resolve().parent
 images: list[str] = []
 directory: Path | None = None
 only_name: str | None = None
+upper: str | None = None
+form: str | None = None
+readonly: bool | None = None
+room: dict[str, int] = {}
+control_path: Path | None = None
+control = None
 
 
 # -- Errors. nbdkit prints whatever traceback.format_exception returns: for
@@ -99,26 +111,31 @@ def how_to_import():
 class Export:
     """An image that is opened by its first client and shared by all."""
 
-    def __init__(self, name, layers):
+    def __init__(self, name, files):
         """Remember what to open; nothing is read yet."""
         self.name = name
-        self.layers = layers
+        self.files = files
         self.users = 0
-        self.device = None
+        self.served = None
         self.opening = threading.Lock()
+
+    @property
+    def device(self):
+        """The disk, once it is open."""
+        return self.served.device
 
     def open(self):
         """Open the device unless another client did."""
         with self.opening:
-            if self.device is None:
-                self.device = obdengine.open(self.layers)
+            if self.served is None:
+                self.served = open_served(self.files)
 
     def close(self):
-        """Close the device, if there is one."""
+        """Close the device, if there is one: what was written is durable then."""
         with self.opening:
-            if self.device is not None:
-                self.device.close()
-                self.device = None
+            served, self.served = self.served, None
+            if served is not None:
+                served.device.close()
 
 
 exports: dict[str, Export] = {}
@@ -130,7 +147,7 @@ def acquire(name):
     with exports_lock:
         export = exports.get(name)
         if export is None:
-            export = exports[name] = Export(name, layers_of(name))
+            export = exports[name] = Export(name, files_of(name))
         export.users += 1
     try:
         export.open()
@@ -151,14 +168,34 @@ def release(export):
         export.close()
 
 
-def layers_of(name):
-    """Return the layer files of the export of that name, bottom first."""
+def open_served(files):
+    """Open an image as the keys want it: the device, and its configuration."""
+    options = UpperOptions(**room)
+    if directory is None or is_read_only():
+        write = not is_read_only()
+    else:
+        # Of a folder's images some have an upper and some have none.
+        write = image_config.resolve(files).upper is not None
+    device = obdengine.open(
+        files, readonly=not write, upper=upper, form=form or FORMS[0], options=options
+    )
+    folder = Path(upper) / CONFIG_NAME if upper else Path(files[0])
+    return Served(device, folder if device.upper else None)
+
+
+def is_read_only():
+    """Tell whether the keys ask for no writing: it takes an upper, or a word."""
+    return upper is None if readonly is None else readonly
+
+
+def files_of(name):
+    """Return what the image of that name is, as obdengine.open() takes it."""
     if directory is None:
-        return image_config.resolve(images)
+        return images
     image = find_image(name)
     if image is None:
         raise SourceMissing(f"{directory}: there is no image {name!r}")
-    return image_config.resolve([str(image)])
+    return [str(image)]
 
 
 def find_image(name):
@@ -199,35 +236,82 @@ def dump_plugin():
 
 def config(key, value):
     """Take one key=value of the command line."""
-    global directory, only_name
     if obdengine is None:
         raise ImportError(how_to_import())
-    if key == "config":
-        add_image(value)
-    elif key == "dir":
-        directory = Path(value).resolve()
-    elif key == "export":
-        only_name = value
-    elif key == "readonly":
-        check_readonly(value)
-    elif key in LATER_KEYS:
-        raise UsageError(f"{key}= is not in this version, which only reads")
-    else:
-        raise UsageError(f"unknown key {key}=, the keys are {', '.join(KEYS)}")
+    take = TAKERS.get(key)
+    if take is None:
+        raise UsageError(f"unknown key {key}=, the keys are {', '.join(TAKERS)}")
+    take(key, value)
 
 
-def add_image(name):
+def take_image(_key, name):
     """Take one more config=, a file on this machine."""
     if "://" in name or name.startswith("oci:"):
         raise UsageError(f"{name}: this version opens local images only")
-    # nbdkit changes to / when it goes into the background.
-    images.append(os.path.abspath(name))  # noqa: PTH100
+    images.append(absolute(name))
 
 
-def check_readonly(value):
-    """Accept what makes an export read-only, refuse the rest."""
-    if value.lower() not in ("1", "true", "yes", "on"):
-        raise UsageError(f"readonly={value}: this version only reads, say true")
+def absolute(name):
+    """Return a path that still leads there when nbdkit has changed to /."""
+    return os.path.abspath(name)  # noqa: PTH100
+
+
+def take_directory(_key, name):
+    """Take the folder of images."""
+    global directory
+    directory = Path(name).resolve()
+
+
+def take_name(_key, name):
+    """Take the name of the export."""
+    global only_name
+    only_name = name
+
+
+def take_upper(_key, name):
+    """Take the folder of the writable layer."""
+    global upper
+    upper = absolute(name)
+
+
+def take_form(key, word):
+    """Take the form of a new writable layer."""
+    global form
+    if word not in FORMS:
+        raise UsageError(f"{key}={word}: must be {' or '.join(FORMS)}")
+    form = word
+
+
+def take_readonly(key, word):
+    """Take whether writes are refused."""
+    global readonly
+    if word.lower() not in YES + NO:
+        raise UsageError(f"{key}={word}: must be true or false")
+    readonly = word.lower() in YES
+
+
+def take_size(key, word):
+    """Take how much room the writable layer may have."""
+    room[key.replace("-", "_")] = parse_size(word)
+
+
+def take_control(_key, name):
+    """Take where to listen for what `obd snapshot --control` and others ask."""
+    global control_path
+    control_path = Path(absolute(name))
+
+
+TAKERS = {
+    "config": take_image,
+    "dir": take_directory,
+    "export": take_name,
+    "upper": take_upper,
+    "form": take_form,
+    "readonly": take_readonly,
+    "max-size": take_size,
+    "garbage": take_size,
+    "control": take_control,
+}
 
 
 def config_complete():
@@ -236,26 +320,46 @@ def config_complete():
         raise ImportError(how_to_import())
     if bool(images) == bool(directory):
         raise UsageError("give either config=IMAGE (bottom first) or dir=DIRECTORY")
-    if directory and only_name is not None:
-        raise UsageError("export= goes with config=, dir= names exports by file")
+    for key, value in (("export", only_name), ("upper", upper)):
+        if directory and value is not None:
+            raise UsageError(f"{key}= goes with config=, dir= names exports by file")
+    if form and not upper:
+        raise UsageError("form= goes with upper=, it is for a new writable layer")
+    if room and is_read_only():
+        raise UsageError("max-size= and garbage= are for writing: see upper=")
 
 
 def get_ready():
     """Open everything once, so that what is wrong is said before the fork."""
+    global control
     if directory is None:
-        obdengine.open(layers_of("")).close()
+        open_served(images).device.close()
     else:
         image_names()
+    if control_path:
+        control = Control(control_path, served_by_name)
 
 
 def after_fork():
     """Keep the image of config= open for as long as the server runs."""
     if directory is None:
         acquire(only_name or "")
+    if control:
+        control.start()
+
+
+def served_by_name(name):
+    """Return the open image that a request on the control socket means."""
+    export = exports.get(wanted_export(name))
+    if export is None or export.served is None:
+        raise SourceMissing(f"{name or 'the image'}: no client has it open")
+    return export.served
 
 
 def cleanup():
-    """Close what is still open."""
+    """Close what is still open; what was written is durable then."""
+    if control:
+        control.close()
     for export in list(exports.values()):
         export.close()
     exports.clear()
@@ -304,8 +408,10 @@ def close(h):
 
 def export_description(h):
     """Return the image in a few words."""
-    layers = len(h.layers)
-    return f"{h.layers[-1].name}, {layers} layer{'s' if layers > 1 else ''}"
+    layers, writable = len(h.device.layers), h.device.upper is not None
+    top = h.device.layers[-1].name if layers else h.device.name
+    text = f"{top}, {layers} layer{'' if layers == 1 else 's'}"
+    return f"{text} and a writable one" if writable else text
 
 
 def get_size(h):
@@ -316,11 +422,41 @@ def get_size(h):
 def block_size(h):
     """Return the least, the best and the largest request, in bytes."""
     blocks = [layer.blob.block_size or 4096 for layer in h.device.layers]
-    return (1, max(4096, *blocks), MAX_REQUEST)
+    return (1, max([4096, *blocks]), MAX_REQUEST)
+
+
+def can_write(h):
+    """A device with an upper that was opened for it takes writes."""
+    return not h.device.readonly
+
+
+def can_flush(h):
+    """What can be written can be made durable."""
+    return not h.device.readonly
+
+
+def can_fua(h):
+    """A write with FUA is made durable by itself: see finish()."""
+    return nbdkit.FUA_NATIVE
+
+
+def can_trim(h):
+    """Whole sectors of a trimmed range read as zeros."""
+    return True
+
+
+def can_zero(h):
+    """Zeroes take no room."""
+    return True
+
+
+def can_fast_zero(h):
+    """Zeroes are one record, however many: never slower than writing them."""
+    return True
 
 
 def can_multi_conn(h):
-    """All connections see one device, and it does not change."""
+    """All connections see one device, and a flush is for all of them."""
     return True
 
 
@@ -343,6 +479,47 @@ def pread(h, buf, offset, flags):
         h.device.pread_into(offset, buf)
     except (ObdError, OSError) as error:
         raise failed(error) from None
+
+
+def pwrite(h, buf, offset, flags):
+    """Put the bytes of buf at offset."""
+    try:
+        h.device.pwrite(offset, buf)
+        finish(h, flags)
+    except (ObdError, OSError) as error:
+        raise failed(error) from None
+
+
+def trim(h, count, offset, flags):
+    """Make the whole sectors of a range read as zeros."""
+    try:
+        h.device.discard(offset, count)
+        finish(h, flags)
+    except (ObdError, OSError) as error:
+        raise failed(error) from None
+
+
+def zero(h, count, offset, flags):
+    """Make a range read as zeros; that is fast, and takes no room, in any case."""
+    try:
+        h.device.write_zeroes(offset, count)
+        finish(h, flags)
+    except (ObdError, OSError) as error:
+        raise failed(error) from None
+
+
+def flush(h, flags):
+    """Make durable what was acknowledged, on whichever connection."""
+    try:
+        h.device.flush()
+    except (ObdError, OSError) as error:
+        raise failed(error) from None
+
+
+def finish(h, flags):
+    """Make durable what was written, where the client asks for it with FUA."""
+    if flags & nbdkit.FLAG_FUA:
+        h.device.flush()
 
 
 def cache(h, count, offset, flags):

@@ -14,6 +14,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,8 +25,11 @@ from obdengine.units import MIB
 __all__ = [
     "LAYER_NAMES",
     "MAX_CONFIG_SIZE",
+    "Image",
     "ImageConfig",
     "Lower",
+    "Room",
+    "UpperFiles",
     "begins_config",
     "resolve",
 ]
@@ -53,11 +57,19 @@ _IMAGE_TYPES: dict[str, tuple[type, ...]] = {
     "repoBlobUrl": _TEXT,
     "lowers": (list,),
     "upper": (dict,),
+    "obdengine": (dict,),
     "resultFile": _TEXT,
     "download": (dict,),
     "accelerationLayer": (bool,),
     "recordTracePath": _TEXT,
 }
+_UPPER_TYPES: dict[str, tuple[type, ...]] = {
+    "index": _TEXT,
+    "data": _TEXT,
+    "target": _TEXT,
+    "gzipIndex": _TEXT,
+}
+_ROOM_TYPES: dict[str, tuple[type, ...]] = {"maxSize": _NUMBER, "garbage": _NUMBER}
 _JSON_NAMES = {
     str: "a text",
     int: "a number",
@@ -79,20 +91,37 @@ class Lower(NamedTuple):
     gzip_index: str = ""
 
 
+@dataclass(frozen=True)
+class UpperFiles:
+    """The files of a writable layer; index None: found by the data file."""
+
+    data: Path
+    index: Path | None
+
+
+class Room(NamedTuple):
+    """How much room a writable layer may take, in bytes; None: not said."""
+
+    max_size: int | None = None
+    garbage: int | None = None
+
+
 class ImageConfig(NamedTuple):
     """A configuration that was read and judged.
 
     Attributes:
         path: the file that it came from; relative paths count from its folder.
         lowers: the read-only layers, bottom first.
-        upper: the writable layer's object, empty when there is none.
+        upper: the writable layer, or None.
         repo_blob_url: where a registry has the blobs, "" when not said.
+        room: what `obdengine`, a key of our own, says of the upper.
     """
 
     path: Path
     lowers: tuple[Lower, ...]
-    upper: Mapping[str, Any]
+    upper: UpperFiles | None
     repo_blob_url: str
+    room: Room = Room()
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> ImageConfig:
@@ -110,21 +139,16 @@ class ImageConfig(NamedTuple):
                 f"{where}: lowers: {len(rows)} layers, a stack has at most {MAX_LAYERS}"
             )
         lowers = [_lower(where, number, row) for number, row in enumerate(rows)]
-        upper = found.get("upper") or {}
-        return cls(where, tuple(lowers), upper, found.get("repoBlobUrl") or "")
+        upper, room = _upper(where, found), _room(where, found)
+        return cls(where, tuple(lowers), upper, found.get("repoBlobUrl") or "", room)
 
     def layer_files(self) -> list[Path]:
         """Return the file of each layer, bottom first.
 
         Raises ConfigError where a layer is not on this machine, or is the
-        configuration itself, and for a writable layer.
+        configuration itself.
         """
-        if self.upper:
-            raise ConfigError(
-                f"{self.path}: upper: this version has no writable layers",
-                hint="remove `upper` to read the image without what was written there",
-            )
-        if not self.lowers:
+        if not self.lowers and not self.upper:
             raise ConfigError(f"{self.path}: lowers: the image has no layers")
         return [self._file_of(number) for number in range(len(self.lowers))]
 
@@ -168,24 +192,32 @@ def _tried(call: Callable[[], bool], path: Path, where: str) -> bool:
         raise ConfigError(f"{where}: {path}: {why}") from error
 
 
-def resolve(image: Sequence[str | os.PathLike[str]]) -> list[Path]:
-    """Return the layer files that image means, bottom first.
+class Image(NamedTuple):
+    """What an image is made of: layer files, bottom first, and an upper."""
 
-    image is one configuration, or layer files. Raises UsageError when it is
-    neither, and what ImageConfig raises.
+    layers: list[Path]
+    upper: UpperFiles | None = None
+    room: Room = Room()
+
+
+def resolve(image: Sequence[str | os.PathLike[str]]) -> Image:
+    """Return what image means: one configuration, or layer files.
+
+    Raises UsageError when it is neither, and what ImageConfig raises.
     """
     paths = [Path(word) for word in image]
     if not paths:
         raise UsageError("an image needs a configuration or at least one layer")
     configs = [path for path in paths if _is_config(path)]
     if not configs:
-        return paths
+        return Image(paths)
     if len(paths) > 1:
         raise UsageError(
             f"{configs[0]}: a configuration is an image of its own",
             hint="name either one configuration, or layer files",
         )
-    return ImageConfig.load(configs[0]).layer_files()
+    found = ImageConfig.load(configs[0])
+    return Image(found.layer_files(), found.upper, found.room)
 
 
 def begins_config(start: bytes) -> bool:
@@ -258,6 +290,29 @@ def _judge_types(
         ):
             name = _JSON_NAMES[wanted[0]]
             raise ConfigError(f"{prefix}{key}: must be {name}, not {value!r:.60}")
+
+
+def _upper(path: Path, found: Mapping[str, Any]) -> UpperFiles | None:
+    row = found.get("upper") or {}
+    _judge_types(f"{path}: upper.", row, _UPPER_TYPES)
+    data, index = row.get("data") or "", row.get("index") or ""
+    if row.get("target") or row.get("gzipIndex"):
+        raise ConfigError(f"{path}: upper: this version does not write TurboOCI layers")
+    if not data and index:
+        raise ConfigError(f"{path}: upper.data: not given, but upper.index is")
+    if not data:
+        return None
+    folder = path.parent
+    return UpperFiles(folder / data, folder / index if index else None)
+
+
+def _room(path: Path, found: Mapping[str, Any]) -> Room:
+    row = found.get("obdengine") or {}
+    _judge_types(f"{path}: obdengine.", row, _ROOM_TYPES)
+    for key in _ROOM_TYPES:
+        if (row.get(key) or 0) < 0:
+            raise ConfigError(f"{path}: obdengine.{key}: cannot be less than nothing")
+    return Room(row.get("maxSize"), row.get("garbage"))
 
 
 def _lower(path: Path, number: int, row: Any) -> Lower:

@@ -8,6 +8,7 @@ errors - everything that obdengine raises, in one tree.
     |   +-- ConfigError         EINVAL   a configuration file is wrong
     |   +-- LimitError          EFBIG    more than readers of the format accept
     |   +-- ReadOnly            EROFS    a write to a disk opened for reading
+    |   +-- Busy                EBUSY    somebody else is writing to it
     |   +-- Closed              EBADF    used after close()
     +-- SourceError             EIO      the bytes cannot be had (or put)
     |   +-- SourceMissing       ENOENT   there is nothing at that place
@@ -38,6 +39,7 @@ __all__ = [
     "BadIndex",
     "BadJumpTable",
     "BadMagic",
+    "Busy",
     "Closed",
     "ConfigError",
     "CoreError",
@@ -103,6 +105,12 @@ class ReadOnly(UsageError):
     """A write to a disk that was opened for reading."""
 
     errno = _errno.EROFS
+
+
+class Busy(UsageError):
+    """Somebody else is writing to it."""
+
+    errno = _errno.EBUSY
 
 
 class Closed(UsageError):

@@ -90,6 +90,7 @@ class Export:
         self.process = process
         self.socket = socket
         self._log = log
+        self._killed = False
 
     @property
     def uri(self) -> str:
@@ -104,6 +105,12 @@ class Export:
         """Return what nbdkit has written to standard error so far."""
         return self._log.read_text(errors="replace")
 
+    def kill(self) -> None:
+        """End nbdkit as a crash would, or notice that somebody has."""
+        self._killed = True
+        self.process.kill()
+        self.process.wait()
+
     def stop(self) -> int:
         """End nbdkit and return its exit code; a crash raises ServerFailed."""
         if self.process.poll() is None:
@@ -114,7 +121,7 @@ class Export:
             # A client that went away mid-request can hold nbdkit up.
             self.process.kill()
             return self.process.wait()
-        if code < 0 and NBDKIT_RACE not in self.log():
+        if code < 0 and not self._killed and NBDKIT_RACE not in self.log():
             raise ServerFailed(f"nbdkit died of signal {-code}: {self.log()}")
         return code
 
@@ -132,7 +139,7 @@ def start_nbdkit(
     `plugin` another plugin in place of ours, such as ["file"]. What nbdkit
     needs is put into `folder`. Raises ServerFailed when it does not start.
     """
-    number = len(list(folder.glob("nbd*.sock")))
+    number = len(list(folder.glob("nbd*.pid")))
     socket, ready, log = (folder / f"nbd{number}{end}" for end in _ENDINGS)
     os.mkfifo(ready)
     command = [tool("nbdkit"), "-f", "-U", str(socket), "-P", str(ready), *options]

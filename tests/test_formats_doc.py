@@ -6,11 +6,13 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Sequence
+from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 from obdengine.blob import format as zfile
+from obdengine.layer import create_upper
 from obdengine.layer import format as lsmt
 from tests.tools import ROOT
 
@@ -56,3 +58,13 @@ def test_magic(page: str, words: ModuleType) -> None:
     shown = re.search(r"magic0 \| `([^`]+)`", text_of(page))
     assert shown is not None
     assert shown[1].encode().decode("unicode_escape").encode() == words.MAGIC0
+
+
+@pytest.mark.parametrize("form", ["append", "sparse"])
+def test_files_of_a_writable_layer(form: str, tmp_path: Path) -> None:
+    create_upper(tmp_path / "data", tmp_path / "index", virtual_size=512, form=form)
+    found = re.findall(
+        rf"^\| {form} \w+ \| (\d+) \|", text_of("upper.md"), re.MULTILINE
+    )
+    made = [(tmp_path / name).read_bytes() for name in ("data", "index")]
+    assert [lsmt.unpack_header(raw).flags for raw in made] == [int(f) for f in found]

@@ -25,6 +25,17 @@ ENDLESS = {
     "obd serve config.v1.json --socket /run/disk.sock": (
         "obd serve config.v1.json --socket run.sock -- nbdinfo '$uri'"
     ),
+    "obd serve --read-write machine/config.v1.json --control /run/machine.control": (
+        "obd serve --read-write machine/config.v1.json --control run.control"
+        " -- nbdinfo '$uri'"
+    ),
+}
+# One that asks a server needs it.
+ASKING = {
+    "obd snapshot --control /run/machine.control": (
+        "obd serve --read-write machine/config.v1.json --control run.control"
+        " -- obd snapshot --control run.control"
+    ),
 }
 
 
@@ -46,7 +57,7 @@ def desk(tmp_path: Path) -> Path:
 
 def as_it_can_be_run(command: str, desk: Path) -> str:
     """Return the command with an end, a place and no other machine."""
-    command = ENDLESS.get(command, command)
+    command = {**ENDLESS, **ASKING}.get(command, command)
     command = command.replace("ssh host 'cat > disk.raw'", "cat > disk.raw")
     command = command.replace("/var/lib/images", str(desk))
     if command.startswith("nbdkit "):
@@ -57,11 +68,19 @@ def as_it_can_be_run(command: str, desk: Path) -> str:
     return command
 
 
+def prepare(command: str, desk: Path) -> None:
+    """Make the writable image that earlier commands of README make."""
+    if "machine/config.v1.json" in command:
+        run_obd("create", "config.v1.json", "machine", cwd=desk)
+
+
 @requires("nbdkit", "nbdkit-python", "nbdinfo", "qemu-img", "bash")
 @pytest.mark.parametrize("command", COMMANDS)
 def test_command_works(command: str, desk: Path) -> None:
+    line = as_it_can_be_run(command, desk)
+    prepare(line, desk)
     done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", as_it_can_be_run(command, desk)],
+        ["bash", "-euo", "pipefail", "-c", line],
         cwd=desk,
         env=environment(),
         stdin=subprocess.DEVNULL,
@@ -92,4 +111,4 @@ def test_python_works(
 def test_commands_were_found() -> None:
     assert len(COMMANDS) > 12
     assert len(PROGRAMS) == 1
-    assert set(ENDLESS) <= set(COMMANDS)
+    assert {*ENDLESS, *ASKING} <= set(COMMANDS)

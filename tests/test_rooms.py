@@ -108,7 +108,7 @@ def small_project(root: Path) -> None:
     for room in ("source", "blob", "layer", "index", "device", "ops", "cli"):
         plant(root, f"obdengine/{room}/__init__.py", HEAD)
     plant(root, "obdengine/__init__.py", HEAD)
-    plant(root, "obdengine/_core/__init__.py", f"{HEAD}import obdengine._core._obd\n")
+    plant(root, "obdengine/_core/binding.py", f"{HEAD}import obdengine._core._obd\n")
     plant(root, "obdengine/_core/ffi_build.py", f'{HEAD}x("obdengine._core._obd")\n')
     plant(root, "obdengine/errors.py", f'{HEAD}__all__ = ["E"]\nE = hidden = 1\n')
 

@@ -3,13 +3,12 @@
 
 #include "blob.h"
 
-#include <errno.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "bytes.h"
+#include "file.h"
 #include "zblock.h"
 
 struct obd_blob {
@@ -144,22 +143,7 @@ load(const struct obd_blob *b, uint64_t at, uint8_t *buf, size_t size,
         fault->want = size;
         return OBD_ABSENT;
     }
-    while (size > 0) {
-        ssize_t r = pread(b->fd, buf, size, (off_t)at);
-
-        if (OBD_UNLIKELY(r <= 0)) {
-            if (r < 0 && errno == EINTR)
-                continue;
-            fault->at = at;
-            fault->got = r < 0 ? (uint64_t)errno : 0;
-            fault->want = size;
-            return r < 0 ? OBD_IO : OBD_SHORT;
-        }
-        buf += r;
-        at += (uint64_t)r;
-        size -= (size_t)r;
-    }
-    return OBD_OK;
+    return obd_file_read(b->fd, at, buf, size, fault);
 }
 
 /* How many blocks from first, up to last, fit in the scratch when stored. */

@@ -11,7 +11,8 @@ enum obd_status {
     OBD_EMPTY_ENTRY = ..., OBD_DISORDER = ..., OBD_BEYOND_DISK = ...,
     OBD_BEFORE_DATA = ..., OBD_BEYOND_DATA = ..., OBD_TOO_MANY = ...,
     OBD_BAD_LENGTH = ..., OBD_BAD_SUM = ..., OBD_BAD_CRC = ...,
-    OBD_BAD_BLOCK = ..., OBD_BAD_ARGUMENT = ...
+    OBD_BAD_BLOCK = ..., OBD_FULL = ..., OBD_READ_ONLY = ...,
+    OBD_BAD_ARGUMENT = ...
 };
 enum obd_crc32c_kernel { OBD_CRC32C_PORTABLE = ..., OBD_CRC32C_SSE42 = ... };
 enum obd_algo {
@@ -107,14 +108,70 @@ void obd_blob_stored(const struct obd_blob *b, uint64_t offset, uint64_t size,
 struct obd_device *obd_device_new(struct obd_blob *const *blobs,
                                   size_t nblobs,
                                   const struct obd_segmap *map,
-                                  uint64_t size);
+                                  struct obd_upper *upper, uint64_t size);
 void obd_device_free(struct obd_device *d);
 int obd_device_read(const struct obd_device *d, uint64_t offset, uint8_t *buf,
                     size_t size, struct obd_fault *fault);
+int obd_device_write(struct obd_device *d, uint64_t offset,
+                     const uint8_t *buf, size_t size,
+                     struct obd_fault *fault);
+int obd_device_zero(struct obd_device *d, uint64_t offset, uint64_t size,
+                    struct obd_fault *fault);
+int obd_device_discard(struct obd_device *d, uint64_t offset, uint64_t size,
+                       struct obd_fault *fault);
 int obd_device_extents(const struct obd_device *d, uint64_t offset,
                        uint64_t size, struct obd_extent *out, size_t cap,
                        size_t *n, struct obd_fault *fault);
 int obd_device_ranges(const struct obd_device *d, uint64_t offset,
                       uint64_t size, int absent_only, struct obd_range *out,
                       size_t cap, size_t *n, struct obd_fault *fault);
+
+struct obd_io {
+    void *context;
+    int (*write)(void *context, int fd, const void *buf, uint64_t size,
+                 uint64_t offset);
+    int (*sync)(void *context, int fd);
+    int (*truncate)(void *context, int fd, uint64_t size);
+    int (*punch)(void *context, int fd, uint64_t offset, uint64_t size);
+};
+extern const struct obd_io obd_io_kernel;
+struct obd_upper_setup {
+    uint64_t disk_end;
+    uint64_t data_limit;
+    uint64_t allowance;
+    int data_fd;
+    int index_fd;
+    int in_place;
+};
+struct obd_upper_facts {
+    uint64_t records;
+    uint64_t padding;
+    uint64_t empty;
+    uint64_t beyond_disk;
+    uint64_t dangling;
+    uint64_t segments;
+    uint64_t stored;
+    uint64_t data_end;
+    uint64_t unused;
+    uint64_t pending;
+    uint64_t flushes;
+};
+struct obd_upper;
+struct obd_upper *obd_upper_new(const struct obd_upper_setup *setup,
+                                const struct obd_io *io);
+void obd_upper_free(struct obd_upper *u);
+int obd_upper_replay(struct obd_upper *u, const uint8_t *src, size_t n,
+                     uint64_t data_sectors, int repair,
+                     struct obd_fault *fault);
+int obd_upper_start(struct obd_upper *u, uint64_t data_sectors,
+                    struct obd_fault *fault);
+int obd_upper_flush(struct obd_upper *u, struct obd_fault *fault);
+size_t obd_upper_collect(struct obd_upper *u, uint64_t start, uint64_t end,
+                         struct obd_segment *out, size_t cap,
+                         uint64_t *upto);
+void obd_upper_facts(struct obd_upper *u, struct obd_upper_facts *facts);
+int obd_upper_index_begin(struct obd_upper *u, int fd,
+                          struct obd_fault *fault);
+void obd_upper_index_end(struct obd_upper *u, int done);
+
 void free(void *p);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* device - a stack of layers as one disk: reads and extents.
+/* device - a stack of layers as one disk: reads, writes and extents.
  *
- * A device borrows its blobs and its map; the caller frees them after it.
- * Everything here may run from any thread at the same time.
+ * A device borrows its blobs, its map and its upper; the caller frees them
+ * after it.  Everything here may run from any thread at the same time.
  */
 
 #ifndef OBD_DEVICE_H
@@ -11,15 +11,18 @@
 #include "blob.h"
 #include "obd.h"
 #include "segmap.h"
+#include "upper.h"
 
 struct obd_device;
 
 /* size in bytes; blobs[i] belongs to the segments with tag i.  The array is
- * copied.  NULL without memory, when a tag has no blob, or past 2^50 sectors.
+ * copied.  upper NULL: the disk is read-only; else it is layer nblobs.  NULL
+ * without memory, when a tag has no blob, or past 2^50 sectors.
  */
 extern struct obd_device *obd_device_new(struct obd_blob *const *blobs,
                                          size_t nblobs,
                                          const struct obd_segmap *map,
+                                         struct obd_upper *upper,
                                          uint64_t size)
     OBD_NONNULL(1, 3) OBD_MUST_USE;
 
@@ -33,6 +36,25 @@ extern int obd_device_read(const struct obd_device *d, uint64_t offset,
                            uint8_t *buf, size_t size,
                            struct obd_fault *fault)
     OBD_NONNULL(1, 5) OBD_MUST_USE;
+
+/* Write size bytes at offset.  A sector that is written in part is read
+ * first, so this can fail as a read does; else as obd_upper_write.
+ * OBD_READ_ONLY without an upper.
+ */
+extern int obd_device_write(struct obd_device *d, uint64_t offset,
+                            const uint8_t *buf, size_t size,
+                            struct obd_fault *fault)
+    OBD_NONNULL(1, 5) OBD_MUST_USE;
+
+/* Make size bytes at offset read as zeros, without storing them. */
+extern int obd_device_zero(struct obd_device *d, uint64_t offset,
+                           uint64_t size, struct obd_fault *fault)
+    OBD_NONNULL(1, 4) OBD_MUST_USE;
+
+/* The same for the whole sectors of the range only. */
+extern int obd_device_discard(struct obd_device *d, uint64_t offset,
+                              uint64_t size, struct obd_fault *fault)
+    OBD_NONNULL(1, 4) OBD_MUST_USE;
 
 enum obd_extent_flags {
     OBD_EXTENT_ZERO = 1,        /* reads as zeros */

@@ -20,6 +20,7 @@ from obdengine.errors import (
     CoreError,
     ObdError,
     OutOfRange,
+    ReadOnly,
     ShortSource,
     SourceError,
 )
@@ -109,6 +110,18 @@ def _bad_block(name: str, f: Fault) -> ObdError:
     )
 
 
+def _full(name: str, f: Fault) -> ObdError:
+    return SourceError(
+        f"{name}: no room left to write",
+        errno=f.got,
+        hint="make room on the disk, or raise the size limit of the layer",
+    )
+
+
+def _read_only(name: str, f: Fault) -> ObdError:
+    return ReadOnly(f"{name}: the image has no writable layer")
+
+
 _MAKERS: dict[str, Callable[[str, Fault], ObdError]] = {
     "io": _io,
     "short": _short,
@@ -139,6 +152,8 @@ _MAKERS: dict[str, Callable[[str, Fault], ObdError]] = {
     "bad_sum": _bad_sum,
     "bad_crc": _bad_crc,
     "bad_block": _bad_block,
+    "full": _full,
+    "read_only": _read_only,
 }
 
 

@@ -12,7 +12,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define OBD_CORE_VERSION 1
+#define OBD_CORE_VERSION 2
 
 #define OBD_NONNULL(...) __attribute__((nonnull(__VA_ARGS__)))
 #define OBD_MUST_USE __attribute__((warn_unused_result))
@@ -37,6 +37,8 @@ enum obd_status {
     OBD_BAD_SUM,            /* blocks end at got, must end at want */
     OBD_BAD_CRC,            /* got: computed; want: stored */
     OBD_BAD_BLOCK,          /* inflated to got bytes, must be want */
+    OBD_FULL,               /* no room left; got: errno */
+    OBD_READ_ONLY,
     OBD_BAD_ARGUMENT        /* the caller's mistake */
 };
 

@@ -1,5 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""check - `obd check`: read everything that can be verified, and list the damage."""
+"""
+check - `obd check`: read everything that can be verified, and list the damage.
+
+With --repair what a power cut has left in a writable layer's log is taken
+out first. Nothing else can be repaired.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +13,8 @@ from typing import Any
 
 import click
 
-from obdengine.cli.images import image_argument, layer_files
+from obdengine.cli.images import configuration, image_argument, resolved
+from obdengine.cli.layers import notice
 from obdengine.cli.output import (
     json_option,
     json_text,
@@ -17,8 +23,8 @@ from obdengine.cli.output import (
     progress_option,
     size_text,
 )
-from obdengine.errors import FormatError
-from obdengine.ops.check import Report, check_image
+from obdengine.errors import FormatError, UsageError
+from obdengine.ops.check import Report, check_image, repair
 
 __all__ = ["check"]
 
@@ -27,22 +33,38 @@ _CLEAN, _DAMAGED = 0, 3
 
 @click.command()
 @image_argument
+@click.option(
+    "--repair",
+    "mend",
+    is_flag=True,
+    help="Take out of the writable layer's log what does not count.",
+)
 @json_option
 @progress_option
-def check(image: tuple[str, ...], as_json: bool, progress: bool) -> int:
+def check(image: tuple[str, ...], mend: bool, as_json: bool, progress: bool) -> int:
     """Verify headers, index rules and every checksum of an image.
 
     The exit code is 3 when there is damage, and all of it is listed.
     """
-    files = layer_files(image)
+    mended = _repaired(image) if mend else Report()
+    files = resolved(image)
     with progress_bar("check", progress) as show:
-        report = check_image(files, show)
+        report = check_image(files.layers, show, upper=files.upper)
+    report.repaired, report.left_over = mended.repaired, mended.left_over
+    for sentence in report.notes:
+        notice(sentence)
     if as_json:
         click.echo(json_text(_facts(image, report)))
     else:
         for line in _human(report):
             click.echo(line)
     return _DAMAGED if report.damage else _CLEAN
+
+
+def _repaired(image: tuple[str, ...]) -> Report:
+    if len(image) > 1:
+        raise UsageError("--repair is for an image with a writable layer")
+    return repair(configuration(image[0]))
 
 
 def _facts(image: tuple[str, ...], report: Report) -> dict[str, Any]:
@@ -55,6 +77,10 @@ def _facts(image: tuple[str, ...], report: Report) -> dict[str, Any]:
         "blocks": report.blocks,
         "checked-bytes": report.checked,
         "damage": [_damage_facts(error) for error in report.damage],
+        "corruptions-fixed": len(report.repaired),
+        "repaired": [_damage_facts(error) for error in report.repaired],
+        "removed": [str(path) for path in report.left_over],
+        "notes": report.notes,
     }
 
 
@@ -75,6 +101,10 @@ def _plain(value: object) -> int | str | None:
 
 
 def _human(report: Report) -> Iterator[str]:
+    for error in report.repaired:
+        yield printable(f"repaired: {error.name}: {error.what}")
+    for path in report.left_over:
+        yield printable(f"removed: {path}")
     for error in report.damage:
         yield printable(str(error))
     count = len(report.damage)

@@ -15,37 +15,41 @@ from pathlib import Path
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
 import obdengine
-from obdengine.cli.images import layer_files, same_file
+from obdengine.cli.images import (
+    configuration,
+    files_of,
+    refuse_overwriting,
+    resolved,
+)
+from obdengine.cli.layers import (
+    LAYER_OPTIONS,
+    layer_facts,
+    layer_options,
+    layer_settings,
+    notice,
+    notices,
+    refuse_codec_options,
+    refuse_given,
+    say_written,
+)
 from obdengine.cli.output import (
     Progress,
     json_option,
-    json_text,
-    pairs,
-    printable,
     progress_bar,
     progress_option,
-    size_text,
 )
 from obdengine.device import Device
 from obdengine.errors import UsageError
-from obdengine.ops.convert import LayerOptions, Written, to_layer, to_raw
+from obdengine.ops.convert import to_layer, to_raw
 from obdengine.ops.disks import RawDisk, looks_like_image
-from obdengine.units import parse_size
+from obdengine.ops.layer_file import LayerOptions, Written
 
 __all__ = ["convert"]
 
 _FORMATS = click.Choice(["raw", "obd"])
 _STREAM = "-"
-
-# What says how a layer is written, and has no meaning for a raw disk.
-_CODEC_OPTIONS = ["level", "block_size"]
-_LAYER_OPTIONS = [
-    *("base", "compress", "threads", "tar", "uuid", "parent_uuid", "message"),
-    *_CODEC_OPTIONS,
-]
 
 
 @dataclass(frozen=True)
@@ -79,27 +83,7 @@ class _Job:
     metavar="IMAGE",
     help="Store only what differs from this image (repeat for layers, bottom first).",
 )
-@click.option(
-    "--compress",
-    type=click.Choice(["lz4", "zstd", "none"]),
-    default="lz4",
-    help="Compression of the layer (lz4).",
-)
-@click.option("--level", type=int, help="Level of the compression.")
-@click.option(
-    "--block-size",
-    type=parse_size,
-    default="4k",
-    metavar="SIZE",
-    help="Bytes compressed as one block, 4k to 64k (4k).",
-)
-@click.option(
-    "--threads", type=click.IntRange(1, 256), help="Threads (one per processor)."
-)
-@click.option("--tar", is_flag=True, help="Wrap the layer in tar, as registries need.")
-@click.option("--uuid", help="UUID of the layer (all zero).")
-@click.option("--parent-uuid", help="UUID of the layer below (that of the base's top).")
-@click.option("--message", default="", help="Text to keep in the layer.")
+@layer_settings(uuid="all zero", parent_uuid="that of the base's top")
 @json_option
 @progress_option
 @click.pass_context
@@ -124,16 +108,14 @@ def convert(
     job = _Job(source, target, found, target_format, base, sure)
     _refuse_nonsense(job)
     _refuse_useless_options(context, job)
-    options = _layer_options(**layer)
+    options = layer_options(**layer)
     with progress_bar("convert", progress) as show:
         written = _run(job, options, show)
-    facts = _facts(job, written)
-    # Facts must not get into the stream that is the result.
-    click.echo(json_text(facts) if as_json else _human(facts), err=target == _STREAM)
+    say_written(_facts(job, written), as_json)
 
 
 def _detect(source: Sequence[str]) -> str:
-    if len(source) > 1 or looks_like_image(source[0]):
+    if len(source) > 1 or Path(source[0]).is_dir() or looks_like_image(source[0]):
         return "obd"
     return "raw"
 
@@ -151,31 +133,11 @@ def _refuse_nonsense(job: _Job) -> None:
         )
 
 
-def _refuse_overwriting(target: str, inputs: Sequence[str | Path]) -> None:
-    for path in inputs:
-        if target != _STREAM and same_file(Path(target), Path(path)):
-            raise UsageError(f"{target}: cannot be the result and be read as well")
-
-
-def _layer_options(
-    *, compress: str, block_size: int, threads: int | None, **others: Any
-) -> LayerOptions:
-    if threads:
-        others["threads"] = threads
-    codec = None if compress == "none" else compress
-    return LayerOptions(codec=codec, block_size=block_size, **others)
-
-
 def _refuse_useless_options(context: click.Context, job: _Job) -> None:
-    useless, other = list[str](), ""
     if job.target_format == "raw":
-        useless, other = _LAYER_OPTIONS, "-O raw"
-    elif context.params["compress"] == "none":
-        useless, other = _CODEC_OPTIONS, "--compress none"
-    for option in useless:
-        if context.get_parameter_source(option) is ParameterSource.COMMANDLINE:
-            name = option.replace("_", "-")
-            raise UsageError(f"--{name} does not go with {other}")
+        refuse_given(context, ["base", *LAYER_OPTIONS], "-O raw")
+    else:
+        refuse_codec_options(context)
 
 
 def _run(job: _Job, options: LayerOptions, show: Progress | None) -> Written | None:
@@ -184,7 +146,7 @@ def _run(job: _Job, options: LayerOptions, show: Progress | None) -> Written | N
         base = _open(stack, job.base, job.target) if job.base else None
         source: RawDisk | Device
         if job.source_format == "raw":
-            _refuse_overwriting(job.target, job.sources)
+            refuse_overwriting(job.target, job.sources)
             source = stack.enter_context(RawDisk(job.sources[0], any_content=job.sure))
         else:
             source = _open(stack, job.sources, job.target)
@@ -194,8 +156,8 @@ def _run(job: _Job, options: LayerOptions, show: Progress | None) -> Written | N
         written = to_layer(
             source, job.target, base=base, options=options, progress=show
         )
-        for notice in _notices(source, options, written):
-            click.echo(f"obd: note: {printable(notice)}", err=True)
+        for sentence in _notices(source, options, written):
+            notice(sentence)
         return written
 
 
@@ -207,47 +169,23 @@ def _notices(
             f"{source.name}: {source.file_size} bytes are not whole sectors, "
             f"the disk has {source.size}, the last ones zero"
         )
-    if options.codec and written.block_size != options.block_size:
-        yield (
-            f"{written.path}: blocks of {written.block_size} bytes, because some data "
-            f"is incompressible and {options.block_size} would be too much to read back"
-        )
+    yield from notices(options, written)
 
 
 def _open(stack: ExitStack, image: Sequence[str], target: str) -> Device:
-    files = layer_files(image)
-    _refuse_overwriting(target, [*image, *files])
-    return stack.enter_context(obdengine.open(files))
+    refuse_overwriting(target, [*image, *files_of(resolved(image))])
+    words = [configuration(word) for word in image]
+    return stack.enter_context(obdengine.open(words))
 
 
 def _facts(job: _Job, written: Written | None) -> dict[str, Any]:
+    if written is not None:
+        return layer_facts(written)
     facts: dict[str, Any] = {"filename": job.target, "format": job.target_format}
-    if written is None:
-        if job.target != _STREAM:
-            status = Path(job.target).stat()
-            facts |= {
-                "virtual-size": status.st_size,
-                "actual-size": status.st_blocks * 512,
-            }
-        return facts
-    return facts | {
-        "virtual-size": written.virtual_size,
-        "file-size": written.size,
-        "digest": written.digest,
-        "entries": written.entries,
-        "data-bytes": written.data_size,
-        "zero-bytes": written.zero_size,
-        "block-size": written.block_size,
-        "ratio": round(written.data_size / written.size, 3),
-    }
-
-
-def _human(facts: dict[str, Any]) -> str:
-    rows = [("file", f"{facts['filename']} ({facts['format']})")]
-    for key in ("virtual-size", "actual-size", "data-bytes", "zero-bytes", "file-size"):
-        if key in facts:
-            rows.append((key.replace("-", " "), size_text(facts[key])))
-    for key in ("ratio", "entries", "digest"):
-        if key in facts:
-            rows.append((key, str(facts[key])))
-    return pairs(rows)
+    if job.target != _STREAM:
+        status = Path(job.target).stat()
+        facts |= {
+            "virtual-size": status.st_size,
+            "actual-size": status.st_blocks * 512,
+        }
+    return facts

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""images - what stands for IMAGE on the command line, turned into layer files."""
+"""images - what stands for IMAGE on the command line, turned into files."""
 
 from __future__ import annotations
 
@@ -8,29 +8,72 @@ from pathlib import Path
 
 import click
 
-from obdengine.config import resolve
-from obdengine.errors import UsageError
+import obdengine
+from obdengine.config import Image, resolve
+from obdengine.device import Device
+from obdengine.errors import Busy, UsageError
+from obdengine.ops.folder import CONFIG_NAME
 
-__all__ = ["image_argument", "layer_files", "same_file"]
+__all__ = [
+    "configuration",
+    "files_of",
+    "image_argument",
+    "layer_files",
+    "look",
+    "refuse_overwriting",
+    "resolved",
+    "same_file",
+    "writable_argument",
+]
 
 _REMOTE = ("docker://", "oci:", "oci-archive:", "http://", "https://")
+_STREAM = "-"
 
 image_argument = click.argument("image", nargs=-1, required=True, metavar="IMAGE...")
+writable_argument = click.argument("image", metavar="IMAGE")
 
 
-def layer_files(image: Sequence[str]) -> list[Path]:
-    """Return the layer files of an image, bottom first.
+def resolved(image: Sequence[str]) -> Image:
+    """Return what the words for an image mean.
 
     Raises UsageError for an image that is not on this machine's disks, and
     what resolve() of the config room raises.
     """
-    for word in image:
-        if word.startswith(_REMOTE):
-            raise UsageError(
-                f"{word}: this version opens local images only",
-                hint="name a config.v1.json, or layer files with the bottom first",
-            )
-    return resolve(image)
+    return resolve([configuration(word) for word in image])
+
+
+def configuration(word: str) -> Path:
+    """Return the path that a word means: of a folder, its configuration.
+
+    Raises UsageError for an image that is not on this machine's disks.
+    """
+    if word.startswith(_REMOTE):
+        raise UsageError(
+            f"{word}: this version opens local images only",
+            hint="name a config.v1.json, or layer files with the bottom first",
+        )
+    path = Path(word)
+    return path / CONFIG_NAME if (path / CONFIG_NAME).is_file() else path
+
+
+def layer_files(image: Sequence[str]) -> list[Path]:
+    """Return the layer files of an image, bottom first; raises as resolved()."""
+    return resolved(image).layers
+
+
+def files_of(image: Image) -> list[Path]:
+    """Return every file of an image, those of its upper last."""
+    upper = [image.upper.data, image.upper.index] if image.upper else []
+    return [*image.layers, *(path for path in upper if path)]
+
+
+def look(image: Sequence[str]) -> tuple[Device, str | None]:
+    """Open an image for facts about it; also return who is writing to it."""
+    words = [configuration(word) for word in image]
+    try:
+        return obdengine.open(words), None
+    except Busy as error:
+        return obdengine.open(words, locked=False), str(error.args[0])
 
 
 def same_file(one: Path, other: Path) -> bool:
@@ -39,3 +82,10 @@ def same_file(one: Path, other: Path) -> bool:
         return one.samefile(other)
     except OSError:
         return False
+
+
+def refuse_overwriting(target: str | Path, inputs: Sequence[str | Path]) -> None:
+    """Raise UsageError when the target of a command is among what it reads."""
+    for path in inputs:
+        if target != _STREAM and same_file(Path(target), Path(path)):
+            raise UsageError(f"{target}: cannot be the result and be read as well")

@@ -9,12 +9,11 @@ from typing import Any
 
 import click
 
-import obdengine
-from obdengine.cli.images import image_argument, layer_files
+from obdengine.cli.images import image_argument, look
 from obdengine.cli.output import json_option, json_text, pairs, size_text
 from obdengine.device import Device
-from obdengine.layer import Layer
-from obdengine.units import human_size
+from obdengine.layer import Layer, Upper
+from obdengine.units import SECTOR, human_size
 
 __all__ = ["facts", "info"]
 
@@ -24,34 +23,38 @@ __all__ = ["facts", "info"]
 @json_option
 def info(image: tuple[str, ...], as_json: bool) -> None:
     """Show the size, the layers and the index of an image."""
-    files = layer_files(image)
-    with obdengine.open(files) as device:
-        found = facts(image, files, device)
+    device, busy = look(image)
+    with device:
+        found = facts(image, device, busy)
     click.echo(json_text(found) if as_json else _human(found))
 
 
-def facts(
-    image: Sequence[str], files: Sequence[Path], device: Device
-) -> dict[str, Any]:
-    """Return what there is to say; sizes in bytes, layers bottom to top."""
+def facts(image: Sequence[str], device: Device, busy: str | None) -> dict[str, Any]:
+    """Return what there is to say; sizes in bytes, layers bottom to top.
+
+    busy: who is writing to the image, or None.
+    """
     layers = [
-        {"layer": number, **_layer_facts(path, layer)}
-        for number, (path, layer) in enumerate(zip(files, device.layers, strict=True))
+        {"layer": number, **_layer_facts(layer)}
+        for number, layer in enumerate(device.layers)
     ]
+    upper = _upper_facts(device.upper, busy) if device.upper else None
+    parts = [*layers, *([upper] if upper else [])]
     return {
         "filename": image[-1],
         "format": "obd",
         "virtual-size": device.size,
-        "actual-size": sum(layer["actual-size"] for layer in layers),
+        "actual-size": sum(part["actual-size"] for part in parts),
         "layers": layers,
+        "upper": upper,
         "index": {"entries": device.entries, "memory": device.memory},
     }
 
 
-def _layer_facts(path: Path, layer: Layer) -> dict[str, Any]:
-    blob, status = layer.blob, path.stat()
+def _layer_facts(layer: Layer) -> dict[str, Any]:
+    blob, status = layer.blob, Path(layer.name).stat()
     return {
-        "filename": str(path),
+        "filename": layer.name,
         "format": "zfile" if blob.codec else "lsmt",
         "state": layer.kind,
         "virtual-size": layer.virtual_size,
@@ -72,11 +75,40 @@ def _layer_facts(path: Path, layer: Layer) -> dict[str, Any]:
     }
 
 
+def _upper_facts(upper: Upper, busy: str | None) -> dict[str, Any]:
+    log, files = upper.facts(), [f for f in (upper.data, upper.index) if f]
+    statuses = [file.path.stat() for file in files]
+    stored = log.stored * SECTOR
+    # In sparse form every sector has its own place.
+    taken = statuses[0].st_size - 4096 if upper.form == "append" else stored
+    return {
+        "filename": upper.data.name,
+        "index-filename": upper.index.name if upper.index else None,
+        "form": upper.form,
+        "state": "writable",
+        "busy": busy,
+        "virtual-size": upper.virtual_size,
+        "actual-size": sum(status.st_blocks * 512 for status in statuses),
+        "file-size": statuses[0].st_size,
+        "uuid": upper.uuid,
+        "parent-uuid": upper.parent_uuid,
+        "segments": log.segments,
+        "records": log.records,
+        "padding-records": log.padding,
+        "damaged-records": log.damaged,
+        "torn-bytes": upper.torn,
+        "guessed": upper.guessed,
+        "data-bytes": stored,
+        "zero-bytes": sum(s.length for s in upper.core.segments() if s.zeroed) * SECTOR,
+        "garbage-bytes": max(taken - stored, 0),
+    }
+
+
 def _human(found: dict[str, Any]) -> str:
     index, count = found["index"], len(found["layers"])
     head = [
         ("image", found["filename"]),
-        ("format", f"obd, {count} layer{'s' if count > 1 else ''}"),
+        ("format", _format_text(found)),
         ("virtual size", size_text(found["virtual-size"])),
         ("disk size", size_text(found["actual-size"])),
         ("index", f"{index['entries']} entries, {size_text(index['memory'])}"),
@@ -87,7 +119,16 @@ def _human(found: dict[str, Any]) -> str:
         if count > 1 and layer["layer"] in (0, count - 1):
             title += " (top)" if layer["layer"] else " (bottom)"
         parts.append(f"{title}\n{pairs(_layer_rows(layer), indent='    ')}")
+    if found["upper"]:
+        rows = pairs(_upper_rows(found["upper"]), indent="    ")
+        parts.append(f"writable layer\n{rows}")
     return "\n\n".join(parts)
+
+
+def _format_text(found: dict[str, Any]) -> str:
+    count = len(found["layers"])
+    text = f"obd, {count} layer{'' if count == 1 else 's'}"
+    return f"{text} and a writable one" if found["upper"] else text
 
 
 def _layer_rows(layer: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -113,6 +154,31 @@ def _stored_as(layer: dict[str, Any]) -> str:
     if layer["tar"]:
         text += ", in tar" if layer["tar"] == "pax" else f", in tar ({layer['tar']})"
     return f"{text}, sealed in place" if layer["state"] == "sealed" else text
+
+
+def _upper_rows(upper: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    yield "file", upper["filename"]
+    yield "index file", upper["index-filename"] or "none, the map was guessed"
+    yield "stored as", f"log, {upper['form']} form"
+    if upper["busy"]:
+        yield "state", upper["busy"]
+    yield "file size", size_text(upper["file-size"])
+    yield "virtual size", size_text(upper["virtual-size"])
+    yield "uuid", upper["uuid"] or "none"
+    yield "parent uuid", upper["parent-uuid"] or "none"
+    yield "entries", f"{upper['segments']}, of {_records_text(upper)}"
+    yield "data", size_text(upper["data-bytes"])
+    yield "zeroed", size_text(upper["zero-bytes"])
+    yield "garbage", size_text(upper["garbage-bytes"])
+
+
+def _records_text(upper: dict[str, Any]) -> str:
+    text = f"{upper['records']} records"
+    if upper["padding-records"]:
+        text += f", {upper['padding-records']} of padding"
+    if upper["damaged-records"] or upper["torn-bytes"]:
+        text += f", {upper['damaged-records']} damaged (see obd check)"
+    return text
 
 
 def _entries_text(layer: dict[str, Any]) -> str:

@@ -63,6 +63,48 @@ def _convert() -> click.Command:
     return convert
 
 
+def _create() -> click.Command:
+    from obdengine.cli.create import create
+
+    return create
+
+
+def _commit() -> click.Command:
+    from obdengine.cli.commit import commit
+
+    return commit
+
+
+def _seal() -> click.Command:
+    from obdengine.cli.seal import seal
+
+    return seal
+
+
+def _merge() -> click.Command:
+    from obdengine.cli.merge import merge
+
+    return merge
+
+
+def _resize() -> click.Command:
+    from obdengine.cli.resize import resize
+
+    return resize
+
+
+def _compact() -> click.Command:
+    from obdengine.cli.compact import compact
+
+    return compact
+
+
+def _snapshot() -> click.Command:
+    from obdengine.cli.snapshot import snapshot
+
+    return snapshot
+
+
 def _serve() -> click.Command:
     from obdengine.cli.serve import serve
 
@@ -81,6 +123,13 @@ class _Commands(click.Group):
         "check": _check,
         "map": _map,
         "convert": _convert,
+        "create": _create,
+        "commit": _commit,
+        "seal": _seal,
+        "merge": _merge,
+        "resize": _resize,
+        "compact": _compact,
+        "snapshot": _snapshot,
         "serve": _serve,
         "doctor": _doctor,
     }
@@ -97,7 +146,7 @@ class _Commands(click.Group):
 @click.version_option(package_name="obdengine", prog_name="obd")
 @click.option("--debug", is_flag=True, help="Show where in the program it failed.")
 def obd(debug: bool) -> None:
-    """Layered block-device images: look at them, check, convert and serve them."""
+    """Layered block-device images: look at them, make, write and serve them."""
 
 
 def main() -> None:

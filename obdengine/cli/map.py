@@ -15,8 +15,7 @@ from typing import Any
 
 import click
 
-import obdengine
-from obdengine.cli.images import image_argument, layer_files
+from obdengine.cli.images import image_argument, look
 from obdengine.cli.output import json_option, printable
 from obdengine.device import Device
 from obdengine.errors import OutOfRange
@@ -42,7 +41,8 @@ def map_(
     image: tuple[str, ...], start_offset: int, max_length: int | None, as_json: bool
 ) -> None:
     """Show which layer every byte of a disk comes from."""
-    with obdengine.open(layer_files(image)) as device:
+    device, _busy = look(image)
+    with device:
         if start_offset > device.size:
             raise OutOfRange(f"the disk ends at {device.size}, before {start_offset}")
         length = device.size - start_offset
@@ -56,13 +56,13 @@ def map_(
 
 def records(device: Device, offset: int, length: int) -> Iterator[dict[str, Any]]:
     """Yield one record for each extent of [offset, offset + length)."""
-    bottom = len(device.layers) - 1
+    top = len(device.layers) - (device.upper is None)
     for extent in device.extents(offset, length):
         layer = extent.layer
         yield {
             "start": extent.offset,
             "length": extent.length,
-            "depth": bottom - (layer or 0),
+            "depth": top - (layer or 0),
             "present": extent.present,
             "zero": extent.zero,
             "data": extent.data,
@@ -101,4 +101,6 @@ def _origin(device: Device, record: dict[str, Any]) -> str:
     if layer is None:
         return "-"
     missing = "" if record["present"] else " (not here yet)"
-    return f"{layer} {printable(device.layers[layer].name)}{missing}"
+    part = device.layers[layer] if layer < len(device.layers) else device.upper
+    assert part is not None
+    return f"{layer} {printable(part.name)}{missing}"

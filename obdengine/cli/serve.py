@@ -21,6 +21,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import click
@@ -29,11 +30,15 @@ import obdengine
 from obdengine.cli import nbdkit
 from obdengine.cli.images import layer_files
 from obdengine.errors import ObdError, UsageError
+from obdengine.layer import UpperOptions
+from obdengine.units import parse_size
 
 __all__ = ["serve"]
 
-# nbdkit waits for clients that went away in mid-request; nobody else does.
+# nbdkit waits for clients that went away in mid-request; nobody else does. But
+# what was written last is made durable first, on a disk that may be slow.
 _STOP_SECONDS = 5
+_STOP_WRITING_SECONDS = 120
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,49 @@ class _Address:
         return ["--ipaddr", self.host, "--port", str(self.port)]
 
 
+class _Writing(NamedTuple):
+    """What the options say about writing."""
+
+    read_write: bool
+    upper: Path | None
+    form: str | None
+    max_size: int | None
+    garbage: int | None
+
+    @property
+    def wanted(self) -> bool:
+        return self.read_write or self.upper is not None
+
+    def check(self) -> None:
+        """Raise UsageError for options that need others."""
+        if self.form and not self.upper:
+            raise UsageError("--form goes with --upper")
+        if not self.wanted and (self.max_size, self.garbage) != (None, None):
+            raise UsageError("--max-size and --garbage go with --upper or --read-write")
+
+    def try_open(self, image: Sequence[str]) -> None:
+        """Open the image once: here, what is wrong gets its own exit code."""
+        obdengine.open(
+            list(image),
+            readonly=not self.wanted,
+            upper=self.upper,
+            form=self.form or "append",
+            options=UpperOptions(self.max_size, self.garbage),
+        ).close()
+
+    @property
+    def keys(self) -> list[str]:
+        """What the plugin is told."""
+        pairs = {
+            "upper": self.upper and self.upper.absolute(),
+            "form": self.form,
+            "max-size": self.max_size,
+            "garbage": self.garbage,
+        }
+        said = [f"{key}={value}" for key, value in pairs.items() if value is not None]
+        return [*said, "readonly=false"] if self.wanted else said
+
+
 class _Split(click.Command):
     """A command whose words after "--" are not its own."""
 
@@ -100,17 +148,46 @@ class _Split(click.Command):
 )
 @click.option("--name", default="", metavar="EXPORT", help="Name of the export.")
 @click.option("--threads", type=click.IntRange(1, 256), help="Requests at a time (16).")
+@click.option(
+    "--upper",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Write to a layer in this folder; it is made if it is new.",
+)
+@click.option(
+    "--read-write", "-w", is_flag=True, help="Write to the image's own upper."
+)
+@click.option(
+    "--form",
+    type=click.Choice(["append", "sparse"]),
+    help="Form of a new writable layer (append).",
+)
+@click.option(
+    "--max-size", type=parse_size, metavar="SIZE", help="Most that its data may take."
+)
+@click.option(
+    "--garbage", type=parse_size, metavar="SIZE", help="Overwritten data kept (1G)."
+)
+@click.option(
+    "--control",
+    type=click.Path(path_type=Path),
+    metavar="SOCKET",
+    help="Take orders on this unix socket, as of `obd snapshot`.",
+)
 @click.pass_obj
 def serve(
     command: tuple[str, ...],
+    /,
     image: tuple[str, ...],
     socket: Path | None,
     port: int | None,
     bind: str | None,
     name: str,
     threads: int | None,
+    control: Path | None,
+    **options: Any,
 ) -> int:
-    """Serve an image over NBD, read-only.
+    """Serve an image over NBD, read-only unless an upper is asked for.
 
     With COMMAND, run that with $uri and $unixsocket set, and end with it.
     """
@@ -118,22 +195,33 @@ def serve(
         raise UsageError("--socket and --port exclude each other")
     if bind and not port:
         raise UsageError("--bind goes with --port")
-    files = layer_files(image)
-    # Said here, damage and typing errors get their own exit codes.
-    obdengine.open(files).close()
-    keys = [f"config={file}" for file in files]
-    if name:
-        keys.append(f"export={name}")
-    options = ["--threads", str(threads)] if threads else []
+    writing = _Writing(**options)
+    writing.check()
+    keys = [*_image_keys(image), *writing.keys]
+    writing.try_open(image)
+    keys += [f"export={name}"] if name else []
+    keys += [f"control={control.absolute()}"] if control else []
+    nbdkit_options = ["--threads", str(threads)] if threads else []
     with ExitStack() as stack:
-        if not socket and not port:
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="obd-"))
-            socket = Path(folder, "socket")
-        if socket:
-            socket = stack.enter_context(_own_socket(socket))
+        socket = _place(socket, port, stack)
         address = _Address(socket, bind or "127.0.0.1", port or 0, name)
-        server = stack.enter_context(_running(address, options, keys))
+        running = _running(address, nbdkit_options, keys, writing.wanted)
+        server = stack.enter_context(running)
         return _run(command, address) if command else _wait(server, address)
+
+
+def _image_keys(image: Sequence[str]) -> list[str]:
+    """Return what names the image to the plugin, once it is known to be local."""
+    layer_files(image)
+    return [f"config={Path(word).absolute()}" for word in image]
+
+
+def _place(socket: Path | None, port: int | None, stack: ExitStack) -> Path | None:
+    """Return the unix socket to listen on, None for a port; stack removes it."""
+    if not socket and not port:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="obd-"))
+        socket = Path(folder, "socket")
+    return stack.enter_context(_own_socket(socket)) if socket else None
 
 
 @contextmanager
@@ -157,7 +245,7 @@ def _is_alive(path: Path) -> bool:
 
 @contextmanager
 def _running(
-    address: _Address, options: Sequence[str], keys: Sequence[str]
+    address: _Address, options: Sequence[str], keys: Sequence[str], writing: bool
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Yield an nbdkit that takes connections; it is stopped at the end."""
     with tempfile.TemporaryDirectory(prefix="obd-") as folder:
@@ -167,8 +255,9 @@ def _running(
         pipe = os.open(ready, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         server = subprocess.Popen(
             [
-                *(nbdkit.binary(), "--foreground", "--exit-with-parent", "--readonly"),
+                *(nbdkit.binary(), "--foreground", "--exit-with-parent"),
                 *("--pidfile", str(ready), *address.options, *options),
+                *([] if writing else ["--readonly"]),
                 *("python", str(nbdkit.plugin_file()), *keys),
             ],
             env=nbdkit.environment(),
@@ -181,7 +270,7 @@ def _running(
             yield server
         finally:
             os.close(pipe)
-            _stop(server)
+            _stop(server, _STOP_WRITING_SECONDS if writing else _STOP_SECONDS)
 
 
 def _wait_until_ready(server: subprocess.Popen[bytes], pipe: int) -> None:
@@ -200,10 +289,10 @@ def _start_failure(code: int) -> ObdError:
     return ObdError(f"nbdkit ended with code {code} before it was ready")
 
 
-def _stop(server: subprocess.Popen[bytes]) -> None:
+def _stop(server: subprocess.Popen[bytes], seconds: float) -> None:
     server.terminate()
     try:
-        server.wait(_STOP_SECONDS)
+        server.wait(seconds)
     except subprocess.TimeoutExpired:
         server.kill()
         server.wait()

@@ -2,53 +2,100 @@
 """
 device - a stack of layers as one disk.
 
-A read is one call into C. Only when the core says that bytes are absent are
-they fetched here, and the same call made again. Writes come with the writable
-layer; until then they are refused.
+A read or write is one call into C. Only when the core says that bytes are
+absent are they fetched here, and the same call made again. Without an upper
+writes are refused.
 """
 
 from __future__ import annotations
 
+import threading
 import weakref
-from collections.abc import Iterator, Sequence
-from typing import NoReturn
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from typing import NamedTuple, NoReturn
 
 from obdengine import _core
 from obdengine.device.extents import Extent, walk
-from obdengine.errors import Closed, OutOfRange, ReadOnly, UsageError
+from obdengine.errors import Closed, ObdError, OutOfRange, ReadOnly, UsageError
 from obdengine.index import Table
-from obdengine.layer import Layer
+from obdengine.layer import Layer, Upper
 
 __all__ = ["Device"]
 
 
+class _Stack(NamedTuple):
+    """Layers and upper on top of each other, ready for use."""
+
+    layers: tuple[Layer, ...]
+    upper: Upper | None
+    size: int
+    table: Table
+    core: _core.Device
+
+
 class Device:
-    """A disk made of layers, bottom first, which it takes over.
+    """A disk made of layers, bottom first, and an upper, which it takes over.
 
     Every method may be called from any thread at the same time, close()
     included: requests that are running end as they would have.
 
     Attributes:
         name: what errors call it.
-        layers: the layers, bottom first.
+        layers: the read-only layers, bottom first.
+        upper: the writable layer, or None.
         size: bytes of the disk: that of the topmost layer that has one.
     """
 
-    def __init__(self, layers: Sequence[Layer], name: str) -> None:
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        name: str,
+        upper: Upper | None = None,
+        *,
+        size: int | None = None,
+    ) -> None:
         """Fold the layers' indexes.
 
-        Raises LimitError for more than 255 layers, UsageError for none.
+        size: bytes of the disk, where it shall not be what the layers say.
+        Raises LimitError for more than 255 layers, UsageError for none and no
+        upper.
         """
-        self.layers = tuple(layers)
         self.name = name
-        self._table = Table([layer.segments for layer in self.layers])
-        self.size = _size_of(self.layers)
-        blobs = [layer.blob.core for layer in self.layers]
-        core = _core.Device(blobs, self._table.segmap, self.size)
-        # Each request holds the core while it runs, so the files are closed
-        # when the last one ends: counting them would cost every read a lock.
-        weakref.finalize(core, _close_all, self.layers)
+        self._gate = _Gate()
+        # How many cores use a part.
+        self._users: Counter[Layer | Upper] = Counter()
+        self._use(self._pile(layers, upper, size))
+
+    def _pile(
+        self, layers: Sequence[Layer], upper: Upper | None, size: int | None = None
+    ) -> _Stack:
+        """Put layers and upper on top of each other."""
+        if not layers and not upper:
+            raise UsageError("an image needs at least one layer")
+        table = Table([layer.segments for layer in layers])
+        if size is None:
+            size = upper.virtual_size if upper else _size_of(layers)
+        blobs = [layer.blob.core for layer in layers]
+        core = _core.Device(blobs, table.segmap, size, upper.core if upper else None)
+        # Each request holds the core while it runs, so what only the old core
+        # used is closed when the last request that can read it ends: counting
+        # requests would cost every read a lock.
+        parts: list[Layer | Upper] = [*layers, *([upper] if upper else [])]
+        self._users.update(parts)
+        weakref.finalize(core, _release, self._users, parts)
+        return _Stack(tuple(layers), upper, size, table, core)
+
+    def _use(self, stack: _Stack) -> None:
+        """Be this from now on; it cannot fail."""
+        self.layers, self.upper, self.size, self._table, core = stack
         self._core: _core.Device | None = core
+
+    @property
+    def readonly(self) -> bool:
+        """Whether writes are refused."""
+        return self.upper is None or self.upper.readonly
 
     # -- Reading
 
@@ -96,22 +143,79 @@ class Device:
 
     # -- Writing
 
-    def pwrite(self, offset: int, data: bytes | memoryview) -> None:
-        """Refuse: the disk has no writable layer. Raises ReadOnly."""
-        raise self._read_only()
+    def pwrite(self, offset: int, data: bytes | bytearray | memoryview) -> None:
+        """Write data at offset, of any alignment; durable after flush().
+
+        Each sector has its old content or its new one, whatever happens.
+        Raises OutOfRange, ReadOnly, Closed; SourceError with ENOSPC where
+        there is no room, else with the errno of the kernel.
+        """
+        self._check_range(offset, memoryview(data).nbytes)
+        self._write(lambda core: core.pwrite(offset, data))
 
     def discard(self, offset: int, length: int) -> None:
-        """Refuse: the disk has no writable layer. Raises ReadOnly."""
-        raise self._read_only()
+        """Make the whole sectors of a range read as zeros; raises as pwrite()."""
+        self._check_range(offset, length)
+        self._write(lambda core: core.discard(offset, length))
 
     def write_zeroes(self, offset: int, length: int) -> None:
-        """Refuse: the disk has no writable layer. Raises ReadOnly."""
-        raise self._read_only()
+        """Make a range read as zeros without storing them; raises as pwrite()."""
+        self._check_range(offset, length)
+        self._write(lambda core: core.zero(offset, length))
 
     def flush(self) -> None:
-        """Do nothing: nothing was written."""
+        """Make every write durable that returned before; raises SourceError."""
+        with self._gate:
+            self._core or self._closed()
+            upper = self.upper
+            if upper and not upper.readonly:
+                upper.flush()
+                if upper.wants_compaction():
+                    upper.compact_index()
+
+    def compact_index(self) -> None:
+        """Write the upper's index file anew; reads and writes go on meanwhile.
+
+        Raises ReadOnly, SourceError, Closed.
+        """
+        with self._gate:
+            self._core or self._closed()
+            if self.upper is None or self.readonly:
+                raise self._read_only()
+            self.upper.flush()
+            self.upper.compact_index()
+
+    def _write(self, call: Callable[[_core.Device], None]) -> None:
+        with self._gate:
+            core = self._core or self._closed()
+            if self.readonly:
+                raise self._read_only()
+            while True:
+                try:
+                    return call(core)
+                except _core.Absent as absent:
+                    missing = absent.ranges
+                self._fetch(missing)
 
     # -- The device itself
+
+    def exchange(
+        self, change: Callable[[Upper], AbstractContextManager[tuple[Layer, Upper]]]
+    ) -> None:
+        """Make the upper the top lower, and go on writing to a new one.
+
+        change, given the upper, is a context that has it as a layer, and the
+        new upper. It ends when both are ready for use, and may fail then too;
+        it then leaves everything as it was. No write and no flush runs
+        meanwhile, reads go on. Raises ReadOnly, Closed, and what change raises.
+        """
+        with self._gate.shut():
+            self._core or self._closed()
+            if self.upper is None or self.readonly:
+                raise self._read_only()
+            with change(self.upper) as (layer, upper):
+                stack = self._pile([*self.layers, layer], upper)
+            self._use(stack)
 
     @property
     def entries(self) -> int:
@@ -131,8 +235,15 @@ class Device:
             assert 0 <= segment.layer < len(self.layers), segment
 
     def close(self) -> None:
-        """Close the layers, once no request runs; twice does nothing."""
-        self._core = None
+        """Close the layers, once no request runs; twice does nothing.
+
+        What was written is made durable first; raises what flush() raises.
+        """
+        with self._gate.shut():
+            core, self._core = self._core, None
+            upper, self.upper, self.layers = self.upper, None, ()
+        if core and upper and not upper.readonly:
+            upper.flush()
 
     def __enter__(self) -> Device:
         """Return the device, which is closed at the end of the block."""
@@ -169,6 +280,45 @@ def _size_of(layers: Sequence[Layer]) -> int:
     raise UsageError("no layer of the image says how large the disk is")
 
 
-def _close_all(layers: Sequence[Layer]) -> None:
-    for layer in layers:
-        layer.close()
+def _release(users: Counter[Layer | Upper], parts: Sequence[Layer | Upper]) -> None:
+    for part in parts:
+        users[part] -= 1
+        if not users[part]:
+            # Nobody hears of it here, and Device.close() has flushed before.
+            with suppress(ObdError):
+                part.close()
+
+
+class _Gate:
+    """Lets writes through until it is shut; shutting waits for those inside."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._inside = 0
+        self._shut = False
+
+    def __enter__(self) -> None:
+        with self._changed:
+            while self._shut:
+                self._changed.wait()
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._changed:
+            self._inside -= 1
+            if self._shut:
+                self._changed.notify_all()
+
+    @contextmanager
+    def shut(self) -> Iterator[None]:
+        """Keep writes out for the block, one block at a time."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._shut)
+            self._shut = True
+            self._changed.wait_for(lambda: not self._inside)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._shut = False
+                self._changed.notify_all()

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from obdengine import _core
-from obdengine.errors import LimitError, UsageError
+from obdengine.errors import LimitError
 from obdengine.segment import MAX_LAYERS, Segment
 
 __all__ = ["Table"]
@@ -28,16 +28,17 @@ class Table:
     def __init__(self, layers: Sequence[_core.Segments]) -> None:
         """Fold layers: O(N log k) for N entries in k layers.
 
-        Raises UsageError for no layer, LimitError for more than 255.
+        Raises LimitError for more than 255 layers.
         """
-        if not layers:
-            raise UsageError("an image needs at least one layer")
         if len(layers) > MAX_LAYERS:
             raise LimitError(
                 f"{len(layers)} layers are too many, a stack has at most {MAX_LAYERS}",
                 hint="flatten some of them with `obd convert`",
             )
-        self.segmap = _core.SegMap(_core.merge(layers))
+        # Nothing below is as good as a layer that maps nothing.
+        self.segmap = _core.SegMap(
+            _core.merge(layers or [_core.Segments.from_list([])])
+        )
 
     def __len__(self) -> int:
         """Return the number of segments."""

@@ -8,6 +8,23 @@ It compares no layer with another and looks no sector up.
 from __future__ import annotations
 
 from obdengine.layer.reader import Layer, open_layer
+from obdengine.layer.upper import (
+    Upper,
+    UpperOptions,
+    create_upper,
+    map_path,
+    open_upper,
+)
 from obdengine.layer.writer import LayerWriter, Totals
 
-__all__ = ["open_layer", "Layer", "LayerWriter", "Totals"]
+__all__ = [
+    "open_layer",
+    "Layer",
+    "open_upper",
+    "create_upper",
+    "Upper",
+    "UpperOptions",
+    "map_path",
+    "LayerWriter",
+    "Totals",
+]

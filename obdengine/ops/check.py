@@ -2,8 +2,9 @@
 """
 check - every damage of an image that can be found by reading all of it.
 
-A layer that cannot be opened has its blocks checked all the same.
-Nothing is repaired.
+A layer that cannot be opened has its blocks checked all the same. Only a
+writable layer's log can be repaired: what a power cut has left in it is
+stepped over anyway, and repair takes it out.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ from pathlib import Path
 
 from obdengine import source
 from obdengine.blob import Progress, open_blob
-from obdengine.errors import FormatError
-from obdengine.layer import open_layer
+from obdengine.config import UpperFiles
+from obdengine.errors import BadIndex, Busy, FormatError
+from obdengine.layer import Upper, open_layer, open_upper
+from obdengine.ops.held import holding
 
-__all__ = ["Report", "check_image"]
+__all__ = ["Report", "check_image", "repair"]
 
 
 @dataclass
@@ -31,18 +34,27 @@ class Report:
         checked: bytes of the layers' streams that were looked at.
         blocks: compressed blocks that were.
         layers: files that were.
+        repaired: of the damage, what is mended now.
+        left_over: files that an interrupted change had left, removed now.
+        notes: what else there is to say of it, sentences.
     """
 
     damage: list[FormatError] = field(default_factory=list)
     checked: int = 0
     blocks: int = 0
     layers: int = 0
+    repaired: list[FormatError] = field(default_factory=list)
+    left_over: list[Path] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 def check_image(
-    paths: Sequence[str | os.PathLike[str]], progress: Progress | None = None
+    paths: Sequence[str | os.PathLike[str]],
+    progress: Progress | None = None,
+    *,
+    upper: UpperFiles | None = None,
 ) -> Report:
-    """Check each layer file; progress counts bytes of the files.
+    """Check each layer file and the upper; progress counts bytes of the files.
 
     Raises SourceError when a file cannot be read.
     """
@@ -54,7 +66,65 @@ def check_image(
         report.layers += 1
         if progress:
             progress(done + size, sum(sizes))
+    if upper:
+        _check_upper(upper, report)
     return report
+
+
+def repair(config: Path) -> Report:
+    """Take out of the log of a configuration's upper what does not count.
+
+    The disk reads as before. Raises Busy when another process uses the upper,
+    ReadOnly without one, and FormatError for what cannot be repaired.
+    """
+    report = Report()
+    with holding(config) as held:
+        report.left_over += held.left_over
+        # Opening it has made such records padding already.
+        report.repaired += _log_damage(held.upper)
+        if report.repaired:
+            held.upper.compact_index()
+    return report
+
+
+def _check_upper(files: UpperFiles, report: Report) -> None:
+    report.layers += 1
+    try:
+        with closing(open_upper(files.data, files.index, readonly=True)) as upper:
+            report.damage += _log_damage(upper)
+            report.notes += _doubts(upper)
+            report.checked += sum(f.size for f in (upper.data, upper.index) if f)
+    except Busy as error:
+        report.notes.append(f"not checked: {error.args[0]}")
+    except FormatError as error:
+        report.damage.append(error)
+
+
+def _log_damage(upper: Upper) -> list[FormatError]:
+    """Return what is wrong with a log; none of it counts for the disk."""
+    facts, index = upper.facts(), upper.index
+    name = index.name if index else upper.name
+    rows = [
+        (facts.empty, "records that are torn or were never written"),
+        (facts.beyond_disk, "records that reach past the end of the disk"),
+        (facts.dangling, "records whose data is not in the data file"),
+        (upper.torn, "bytes of half a record at the end"),
+    ]
+    return [
+        BadIndex(name, f"{number} {what}", hint="they do not count; --repair")
+        for number, what in rows
+        if number
+    ]
+
+
+def _doubts(upper: Upper) -> list[str]:
+    if not upper.guessed:
+        return []
+    return [
+        f"{upper.name}: a sparse layer without a map file: by the holes of the file, "
+        "what is beside a write of less than a block of the file system counts as "
+        "written, and reads as zeros"
+    ]
 
 
 def _check_layer(

@@ -12,9 +12,10 @@ from pathlib import Path
 from obdengine import config
 from obdengine.device import Device
 from obdengine.errors import CoreError, LimitError, ReadOnly
-from obdengine.layer import Layer, open_layer
+from obdengine.layer import Layer, UpperOptions, open_layer, open_upper
+from obdengine.ops.folder import make_or_reopen, room_of
 
-__all__ = ["MAX_STACK_ENTRIES", "open_image"]
+__all__ = ["MAX_STACK_ENTRIES", "open_image", "open_layers"]
 
 # Entries of all layers together. A layer of a million compresses to 20 KiB, so
 # a small image could ask for any amount of memory; this many take 1 GiB, and
@@ -24,43 +25,89 @@ MAX_STACK_ENTRIES = 1 << 24
 _Name = str | os.PathLike[str]
 
 
-def open_image(image: _Name | Sequence[_Name], *, readonly: bool = True) -> Device:
+def open_image(
+    image: _Name | Sequence[_Name],
+    *,
+    readonly: bool = True,
+    upper: _Name | None = None,
+    form: str = "append",
+    options: UpperOptions | None = None,
+    locked: bool = True,
+) -> Device:
     """Open an image as a disk; close the Device when done with it.
 
     image is the path of a config.v1.json, of one layer, or a list of layer
-    paths with the bottom first. Raises ConfigError when the configuration is
-    wrong, FormatError when a layer is, SourceError when one cannot be read,
-    LimitError for more layers or entries than are accepted, and ReadOnly for
-    readonly=False: there is no writable layer yet.
+    paths with the bottom first. upper is a folder that holds, or will hold, a
+    writable layer over the image; form ("append" or "sparse") is for a new
+    one. options, where they say something, overrule the configuration.
+    locked=False is for facts about an image that may be written to meanwhile:
+    what is read from it may be torn.
+
+    Raises ConfigError when the configuration is wrong, FormatError when a
+    layer is, SourceError when one cannot be read, LimitError for more layers
+    or entries than are accepted, Busy when another process writes to the
+    upper or, for writing, reads it, and ReadOnly for readonly=False without
+    one.
     """
     names = [image] if isinstance(image, (str, os.PathLike)) else list(image)
-    if not readonly:
-        raise ReadOnly(f"{_name_of(names)}: this version opens images for reading")
-    files = config.resolve([os.fspath(name) for name in names])
-    return _stack(files, _name_of(names))
+    words: list[_Name] = [os.fspath(name) for name in names]
+    name = str(words[-1]) if words else "image"
+    if upper is not None:
+        below = config.resolve(words)
+        words = [make_or_reopen(Path(upper), below, form=form, options=options)]
+    while True:
+        found = config.resolve(words)
+        if not readonly and not found.upper:
+            raise ReadOnly(
+                f"{name}: the image has no writable layer",
+                hint="make one with `obd create`, or name a folder for it",
+            )
+        with ExitStack() as opened:
+            device = _stack(found, name, readonly, locked, options, opened)
+            # Who changes a configuration has the lock of the upper in it: it
+            # may have been changed until we had the lock.
+            if not found.upper or config.resolve(words) == found:
+                opened.pop_all()
+                return device
 
 
-def _name_of(names: Sequence[_Name]) -> str:
-    return os.fspath(names[-1]) if names else "image"
+def _stack(
+    image: config.Image,
+    name: str,
+    readonly: bool,
+    locked: bool,
+    options: UpperOptions | None,
+    opened: ExitStack,
+) -> Device:
+    """Open every file and put them on top of each other; opened closes them."""
+    layers = open_layers(image.layers, opened)
+    if image.upper is None:
+        return Device(layers, name)
+    upper = open_upper(
+        image.upper.data,
+        image.upper.index,
+        readonly=readonly,
+        locked=locked,
+        options=room_of(image.room, options),
+    )
+    opened.callback(upper.close)
+    return Device(layers, name, upper)
 
 
-def _stack(files: Sequence[Path], name: str) -> Device:
-    """Open every file as a layer and put them on top of each other."""
+def open_layers(files: Sequence[Path], opened: ExitStack) -> list[Layer]:
+    """Open every file as a layer; opened closes them."""
     entries = 0
-    with ExitStack() as opened:
-        layers: list[Layer] = []
-        for path in files:
-            layers.append(_open(path))
-            opened.callback(layers[-1].close)
-            entries += layers[-1].entries
-            if entries > MAX_STACK_ENTRIES:
-                raise LimitError(
-                    f"{path}: with this layer the image has {entries} index entries, "
-                    f"at most {MAX_STACK_ENTRIES} are accepted"
-                )
-        device = Device(layers, name)
-        opened.pop_all()
-    return device
+    layers: list[Layer] = []
+    for path in files:
+        layers.append(_open(path))
+        opened.callback(layers[-1].close)
+        entries += layers[-1].entries
+        if entries > MAX_STACK_ENTRIES:
+            raise LimitError(
+                f"{path}: with this layer the image has {entries} index entries, "
+                f"at most {MAX_STACK_ENTRIES} are accepted"
+            )
+    return layers
 
 
 def _open(path: Path) -> Layer:

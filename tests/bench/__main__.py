@@ -20,7 +20,10 @@ from tests.bench.workshop import Workshop, machine
 from tests.tools import ROOT
 
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
-BENCHES = ("lookup", "merging", "opening", "reading", "serving", "converting")
+BENCHES = (
+    *("lookup", "merging", "opening", "reading", "serving", "converting"),
+    *("upper", "reopening", "writing", "committing", "space"),
+)
 
 
 def main() -> None:

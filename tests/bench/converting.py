@@ -17,10 +17,11 @@ from functools import partial
 from pathlib import Path
 
 import obdengine
-from obdengine.ops.convert import LayerOptions, to_layer
+from obdengine.ops.convert import to_layer
+from obdengine.ops.layer_file import LayerOptions
 from obdengine.units import KIB, MIB
 from tests.bench.harness import Figure, Table, in_turn, ratio, short, timed
-from tests.bench.workshop import Workshop, run
+from tests.bench.workshop import Workshop, memory, run
 from tests.tools import tool
 
 OURS = {
@@ -53,11 +54,6 @@ def bench(shop: Workshop) -> str:
             check(shop, out / kind)
     size = shop.disk.stat().st_size
     return table({n: f.inverted(size / 1e9) for n, f in figures.items()}, sizes)
-
-
-def memory() -> str | None:
-    """Return a folder in memory, if there is one: no disk shall be measured."""
-    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 
 def cpus() -> int:

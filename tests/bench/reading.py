@@ -16,7 +16,8 @@ from functools import partial
 from pathlib import Path
 
 import obdengine
-from obdengine.ops.convert import LayerOptions, to_layer
+from obdengine.ops.convert import to_layer
+from obdengine.ops.layer_file import LayerOptions
 from obdengine.units import KIB, MIB
 from tests.bench.harness import (
     Figure,

@@ -11,15 +11,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import select
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from obdengine.units import KIB, MIB
 from tests.bench.workshop import pinned
-from tests.running import start_nbdkit
+from tests.running import PATIENCE, start_nbdkit
 from tests.tools import environment, tool
 
 CPUS = 2
@@ -28,12 +30,17 @@ CONNECTIONS = 8
 
 @dataclass(frozen=True)
 class Job:
-    """One thing that fio does: reads of `size` bytes, `depth` in flight on each."""
+    """One thing that fio does: `size` bytes at a time, `depth` in flight on each.
+
+    Attributes:
+        flush: whether a flush follows each write.
+    """
 
     pattern: str
     size: int
     depth: int
     connections: int = 1
+    flush: bool = False
 
 
 JOBS = {
@@ -59,21 +66,26 @@ def nbdkit(
 
 
 @contextmanager
-def qemu_nbd(folder: Path, image: Path) -> Iterator[str]:
+def qemu_nbd(folder: Path, image: Path, *, readonly: bool = True) -> Iterator[str]:
     """Run qemu-nbd on a qcow2 image and yield its URI.
 
     With io_uring, which here reads twice as much at depth 1 as its threads do.
     """
     socket = folder / f"{image.parent.name}.sock"
     pid = socket.with_suffix(".pid")
-    words = [tool("qemu-nbd"), "--read-only", "--persistent", "--fork"]
+    words = [tool("qemu-nbd"), "--persistent", "--fork"]
+    words += ["--read-only"] if readonly else []
     words += [f"--shared={CONNECTIONS}", f"--socket={socket}", f"--pid-file={pid}"]
     words += ["--format=qcow2", "--aio=io_uring", str(image)]
     subprocess.run(pinned(*words, cpus=CPUS), check=True, env=environment())
     try:
         yield f"nbd+unix:///?socket={socket}"
     finally:
-        os.kill(int(pid.read_text()), 15)
+        number = int(pid.read_text())
+        ended = os.pidfd_open(number)
+        os.kill(number, 15)
+        select.select([ended], [], [], PATIENCE)
+        os.close(ended)
 
 
 def digest(uri: str) -> str:
@@ -86,18 +98,36 @@ def digest(uri: str) -> str:
 
 
 def fio(uri: str, job: Job, seconds: float, log: Path) -> float:
-    """Run a job for that long and return the bytes a second that it read."""
+    """Read for that long as a job says, and return the bytes a second."""
+    words = ["--norandommap", "--time_based", f"--runtime={round(seconds * 1000)}ms"]
+    return _fio(uri, job, words, log)["read"]["bw_bytes"]
+
+
+def fio_write(uri: str, job: Job, total: int, log: Path) -> float:
+    """Write so many bytes as a job says, and return the bytes a second.
+
+    At random no place is written twice; everybody writes the same to the same
+    places, however often this is called.
+    """
+    words = [f"--io_size={total}", "--buffer_pattern=0x0bd5", "--randrepeat=1"]
+    words += ["--fsync=1"] if job.flush else []
+    written = _fio(uri, job, words, log)["write"]
+    assert written["io_bytes"] == total, written
+    return written["bw_bytes"]
+
+
+def _fio(uri: str, job: Job, more: list[str], log: Path) -> dict[str, Any]:
     words = [tool("fio"), "--name=job", "--ioengine=nbd", f"--uri={uri}"]
     words += [f"--rw={job.pattern}", f"--bs={job.size}", f"--iodepth={job.depth}"]
     words += [f"--numjobs={job.connections}", "--thread", "--group_reporting"]
-    words += ["--norandommap", "--time_based", f"--runtime={round(seconds * 1000)}ms"]
-    words += ["--output-format=json", f"--output={log}"]
+    words += ["--output-format=json", f"--output={log}", *more]
     subprocess.run(
         pinned(*words, cpus=CPUS), check=True, env=environment(), stdout=-3, stderr=-3
     )
     # The engine says that it connected, and says it there.
     (result,) = json.loads(log.read_text()[log.read_text().index("{") :])["jobs"]
-    read = result["read"]
+    done = result["read"]["total_ios"] + result["write"]["total_ios"]
+    moved = result["read"]["io_bytes"] + result["write"]["io_bytes"]
     assert result["error"] == 0, result
-    assert read["io_bytes"] == read["total_ios"] * job.size > 0, read
-    return float(read["bw_bytes"])
+    assert moved == done * job.size > 0, result
+    return result

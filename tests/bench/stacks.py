@@ -13,7 +13,8 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from obdengine.ops.convert import LayerOptions, to_layer
+from obdengine.ops.convert import to_layer
+from obdengine.ops.layer_file import LayerOptions
 from obdengine.units import KIB
 from tests.bench.workshop import Workshop, settle
 from tests.tools import environment, tool

@@ -7,9 +7,13 @@ import subprocess
 
 import pytest
 
+from obdengine.ops.convert import to_layer
+from obdengine.ops.layer_file import LayerOptions
+from obdengine.units import MIB
 from tests.bench import workshop
 from tests.bench.lookup import NAMES
-from tests.bench.workshop import Workshop, run_samples
+from tests.bench.upper import ROWS
+from tests.bench.workshop import Workshop, make_disk, run_samples
 from tests.tools import requires
 
 LIBRARIES = ["lz4", "zstd"]
@@ -41,3 +45,16 @@ def test_reader_compiles_and_refuses_what_it_does_not_know(tmp_path):
     done = subprocess.run(words, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr == "failed: trailer\n"
+
+
+def test_writers_leave_the_same_disk(tmp_path):
+    program = Workshop(tmp_path).compiled("write", libraries=LIBRARIES)
+    assert subprocess.run([program]).returncode == 2
+    disk, layer = tmp_path / "disk.raw", tmp_path / "disk.obd"
+    make_disk(disk, 4 * MIB)
+    to_layer(disk, layer, options=LayerOptions(codec=None))
+    figures = run_samples(program, "2", "20", tmp_path, disk, layer)
+    assert figures.keys() == ROWS.keys()
+    for found in figures.values():
+        assert found.keys() == {"first", "over", "read", "pair"}
+        assert len(found["pair"].samples) == 2

@@ -117,7 +117,8 @@ join(struct stack *s, const struct stream *streams)
     SAME(obd_merge(layers, counts, s->nlayers, &merged, &n), OBD_OK);
     s->map = obd_segmap_new(merged, n);
     assert(s->map != NULL);
-    s->device = obd_device_new(s->blobs, s->nlayers, s->map, s->size);
+    s->device = obd_device_new(s->blobs, s->nlayers, s->map, NULL,
+                               s->size);
     assert(s->device != NULL);
     free(merged);
 }

@@ -320,8 +320,8 @@ TEST(device_refuses_a_tag_without_a_blob)
     s.hi |= UINT64_C(1) << OBD_TAG_SHIFT;
     m = obd_segmap_new(&s, 1);
     assert(m != NULL);
-    assert(obd_device_new(&b, 1, m, 4096) == NULL);
-    assert(obd_device_new(&b, 0, m, 4096) == NULL);
+    assert(obd_device_new(&b, 1, m, NULL, 4096) == NULL);
+    assert(obd_device_new(&b, 0, m, NULL, 4096) == NULL);
     obd_segmap_free(m);
     obd_blob_free(b);
 }

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from obdengine.config import ImageConfig, resolve
+from obdengine.config import ImageConfig, Room, UpperFiles, resolve
 from obdengine.errors import ConfigError, SourceError, SourceMissing, UsageError
 
 
@@ -34,7 +34,7 @@ def test_file_before_dir(tmp_path: Path, write: Any) -> None:
     named = make(tmp_path / "a.obd")
     make(tmp_path / "d" / "overlaybd.commit")
     config = write({"lowers": [{"file": str(named), "dir": "d"}]})
-    assert resolve([config]) == [named]
+    assert resolve([config]).layers == [named]
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_dir_in_order_of_preference(
     for name in names:
         make(tmp_path / "d" / name)
     config = write({"lowers": [{"dir": str(tmp_path / "d"), "digest": "sha256:1"}]})
-    assert resolve([config]) == [tmp_path / "d" / names[0]]
+    assert resolve([config]).layers == [tmp_path / "d" / names[0]]
 
 
 def test_relative_paths_count_from_the_configuration(
@@ -60,24 +60,26 @@ def test_relative_paths_count_from_the_configuration(
     make(tmp_path / "layers" / "a.obd")
     write({"lowers": [{"file": "layers/a.obd"}]})
     monkeypatch.chdir("/")
-    assert resolve([tmp_path / "config.v1.json"]) == [tmp_path / "layers" / "a.obd"]
+    assert resolve([tmp_path / "config.v1.json"]).layers == [
+        tmp_path / "layers" / "a.obd"
+    ]
 
 
 def test_layer_files_stay_as_they_are(tmp_path: Path) -> None:
     paths = [make(tmp_path / name) for name in ("b", "a")]
-    assert resolve(paths) == paths
+    assert resolve(paths).layers == paths
 
 
 def test_a_configuration_by_another_name(tmp_path: Path, write: Any) -> None:
     layer = make(tmp_path / "a")
     config = write({"lowers": [{"file": str(layer)}]}, "image")
-    assert resolve([config]) == [layer]
+    assert resolve([config]).layers == [layer]
 
 
 def test_a_disk_that_starts_with_a_brace(tmp_path: Path) -> None:
     disk = tmp_path / "disk.raw"
     disk.write_bytes(b'{\xbf\x00"')
-    assert resolve([disk]) == [disk]
+    assert resolve([disk]).layers == [disk]
 
 
 def test_unknown_keys_are_left_alone(tmp_path: Path, write: Any) -> None:
@@ -85,7 +87,15 @@ def test_unknown_keys_are_left_alone(tmp_path: Path, write: Any) -> None:
     lowers = [{"file": str(layer), "new": 1, "size": None}]
     config = write({"lowers": lowers, "other": {"x": []}, "upper": None})
     assert ImageConfig.load(config).lowers[0].file == str(layer)
-    assert resolve([config]) == [layer]
+    assert resolve([config]).layers == [layer]
+
+
+def test_upper(tmp_path: Path, write: Any) -> None:
+    upper = {"data": "u.data", "index": "/i", "target": ""}
+    found = resolve([write({"upper": upper, "obdengine": {"maxSize": 4096}})])
+    assert found.layers == []
+    assert found.upper == UpperFiles(tmp_path / "u.data", Path("/i"))
+    assert found.room == Room(max_size=4096)
 
 
 REFUSED = {
@@ -104,7 +114,9 @@ REFUSED = {
     "missing file": ({"lowers": [{"file": "no"}]}, "lowers[0].file: "),
     "empty dir": ({"lowers": [{"dir": "."}]}, "lowers[0].dir: "),
     "remote": ({"lowers": [{"digest": "sha256:1"}]}, "not on this machine"),
-    "upper": ({"lowers": [], "upper": {"index": "i"}}, "upper: "),
+    "upper without data": ({"upper": {"index": "i"}}, "upper.data: not given"),
+    "upper of a number": ({"upper": {"data": 1}}, "upper.data: must be a text"),
+    "no room": ({"obdengine": {"maxSize": -1}}, "obdengine.maxSize: "),
     "turbo": ({"lowers": [{"file": "f", "targetFile": "t"}]}, "TurboOCI"),
     "itself": ({"lowers": [{"file": "config.v1.json"}]}, "names itself"),
     "thousand": ({"lowers": [{"file": "f"}] * 1000}, "1000 layers"),

@@ -20,7 +20,8 @@ from obdengine.blob import PlainWriter, ZWriter, tar
 from obdengine.device import Device
 from obdengine.layer import open_layer
 from obdengine.layer.writer import LayerWriter
-from obdengine.ops.convert import LayerOptions, to_layer
+from obdengine.ops.convert import to_layer
+from obdengine.ops.layer_file import LayerOptions
 from obdengine.segment import Segment
 from obdengine.source import MemorySource
 from obdengine.source.output import Output

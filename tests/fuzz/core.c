@@ -7,6 +7,7 @@
  *   1  block     one stored block: inflate
  *   2  table     block lengths and the blocks: a layer's stream, read
  *   3  disk      a table, blocks and an index: the layer as a disk, read
+ *   4  log       the index file of a writable layer: replay, write, replay
  *
  * seeds.py makes such inputs from the golden images.
  */
@@ -25,6 +26,7 @@
 #include "merge.h"
 #include "record.h"
 #include "segmap.h"
+#include "upper.h"
 #include "zblock.h"
 
 #define MAX_INPUT (256 << 10)
@@ -288,7 +290,7 @@ fuzz_disk(struct input *in)
     struct obd_segmap *m = obd_segmap_new(s, n);
 
     assert(b != NULL && m != NULL);
-    struct obd_device *d = obd_device_new(&b, 1, m, size);
+    struct obd_device *d = obd_device_new(&b, 1, m, NULL, size);
 
     assert(d != NULL);
     read_disk(d, size);
@@ -299,17 +301,174 @@ fuzz_disk(struct input *in)
     free(s);
 }
 
+/* ---- log ---- */
+
+#define LOG_DISK 2048           /* sectors */
+#define LOG_HEADER 4096
+
+/* What each sector must have: 0 nothing, 1 zeros, else its moffset + 2. */
+struct painted {
+    uint64_t at[LOG_DISK];
+    uint64_t disk_end;
+    uint64_t data_sectors;
+    bool in_place;
+};
+
+static void
+paint(struct painted *p, const uint8_t *raw)
+{
+    struct obd_segment s = { obd_load64(raw), obd_load64(raw + 8) };
+    uint64_t end = obd_start(&s) + obd_length(&s);
+
+    if (obd_start(&s) == OBD_PADDING_START || obd_length(&s) == 0
+        || end > p->disk_end)
+        return;
+    if (!obd_zeroed(&s)
+        && (obd_moffset(&s) < LOG_HEADER / 512
+            || obd_moffset(&s) + obd_length(&s) > p->data_sectors
+            || (p->in_place
+                && obd_moffset(&s) != LOG_HEADER / 512 + obd_start(&s))))
+        return;
+    for (uint64_t i = obd_start(&s); i < end; i++)
+        p->at[i] = obd_zeroed(&s) ? 1 : 2 + obd_moffset(&s)
+                                        + (i - obd_start(&s));
+}
+
+static void
+same_as_painted(struct obd_upper *u, const struct painted *p)
+{
+    struct obd_segment s[8];
+    uint64_t at = 0, upto;
+
+    while (at < p->disk_end) {
+        size_t n = obd_upper_collect(u, at, p->disk_end, s, 8, &upto);
+
+        for (size_t i = 0; i < n; i++) {
+            for (; at < obd_start(&s[i]); at++)
+                assert(p->at[at] == 0);
+            for (; at < obd_end(&s[i]); at++)
+                assert(p->at[at] == (obd_zeroed(&s[i]) ? 1
+                       : 2 + obd_moffset(&s[i]) + at - obd_start(&s[i])));
+        }
+        for (; at < upto; at++)
+            assert(p->at[at] == 0);
+    }
+}
+
+static struct obd_upper *
+replayed(const struct painted *p, const int *fds, int repair)
+{
+    struct obd_upper_setup setup = {
+        .disk_end = p->disk_end, .data_limit = UINT64_C(1) << 30,
+        .data_fd = fds[0], .index_fd = fds[1], .in_place = p->in_place,
+    };
+    off_t end = lseek(fds[1], 0, SEEK_END);
+    size_t n = (size_t)(end - LOG_HEADER) / OBD_RECORD_SIZE;
+    uint8_t *raw = malloc(n * OBD_RECORD_SIZE + 1);
+    struct obd_upper *u = obd_upper_new(&setup, NULL);
+    struct obd_fault f;
+
+    assert(raw != NULL && u != NULL);
+    assert(pread(fds[1], raw, n * OBD_RECORD_SIZE, LOG_HEADER)
+           == (ssize_t)(n * OBD_RECORD_SIZE));
+    assert(obd_upper_replay(u, raw, n, p->data_sectors, repair, &f)
+           == OBD_OK);
+    free(raw);
+    return u;
+}
+
+/* Write, zero and flush as the input says.  What is read after another replay
+ * is what was there.
+ */
+static void
+change(struct input *in, struct obd_upper *u, uint64_t disk_end)
+{
+    static const uint8_t data[16 * 512];
+    struct obd_fault f;
+
+    while (in->n > 0) {
+        uint64_t kind = number(in, 1), start = number(in, 2) % disk_end;
+        uint64_t length = obd_min(1 + kind % 16, disk_end - start);
+
+        if (kind < 120)
+            assert(obd_upper_write(u, start, length, data, &f) == OBD_OK);
+        else if (kind < 200)
+            assert(obd_upper_zero(u, start, length, &f) == OBD_OK);
+        else
+            assert(obd_upper_flush(u, &f) == OBD_OK);
+    }
+    assert(obd_upper_flush(u, &f) == OBD_OK);
+}
+
+static void
+same_after(struct obd_upper *u, const struct painted *p, const int *fds)
+{
+    struct obd_segment s[LOG_DISK], again[LOG_DISK];
+    struct obd_upper_facts facts;
+    uint64_t upto;
+    struct painted now = *p;
+
+    now.data_sectors = (uint64_t)lseek(fds[0], 0, SEEK_END) / 512;
+    struct obd_upper *next = replayed(&now, fds, 0);
+    size_t n = obd_upper_collect(u, 0, p->disk_end, s, LOG_DISK, &upto);
+
+    obd_upper_facts(next, &facts);
+    assert(facts.empty + facts.beyond_disk + facts.dangling == 0);
+    assert(facts.segments == n);
+    assert(obd_upper_collect(next, 0, p->disk_end, again, LOG_DISK, &upto)
+           == n);
+    for (size_t i = 0; i < n; i++) {
+        assert(s[i].lo == again[i].lo);
+        assert(obd_zeroed(&s[i]) ? obd_zeroed(&again[i])
+                                 : s[i].hi == again[i].hi);
+    }
+    obd_upper_free(next);
+}
+
+static void
+fuzz_log(struct input *in)
+{
+    static uint8_t header[LOG_HEADER];
+    struct painted p = { .disk_end = 1 + number(in, 2) % LOG_DISK };
+    int fds[2] = { memfd_create("data", MFD_CLOEXEC),
+                   memfd_create("index", MFD_CLOEXEC) };
+    struct obd_fault f;
+
+    p.data_sectors = number(in, 2) % 4096;
+    p.in_place = number(in, 1) & 1;
+    size_t n = (size_t)number(in, 2) % 512;
+
+    n = n < in->n / OBD_RECORD_SIZE ? n : in->n / OBD_RECORD_SIZE;
+    const uint8_t *raw = take(in, n * OBD_RECORD_SIZE);
+
+    for (size_t i = 0; i < n; i++)
+        paint(&p, raw + i * OBD_RECORD_SIZE);
+    assert(ftruncate(fds[0], (off_t)p.data_sectors * 512) == 0);
+    assert(write(fds[1], header, sizeof header) == sizeof header);
+    assert(write(fds[1], raw, n * OBD_RECORD_SIZE)
+           == (ssize_t)(n * OBD_RECORD_SIZE));
+    struct obd_upper *u = replayed(&p, fds, 1);
+
+    same_as_painted(u, &p);
+    assert(obd_upper_start(u, p.data_sectors, &f) == OBD_OK);
+    change(in, u, p.disk_end);
+    same_after(u, &p, fds);
+    obd_upper_free(u);
+    close(fds[0]);
+    close(fds[1]);
+}
+
 extern int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 int
 LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static void (*const targets[])(struct input *) = {
-        fuzz_index, fuzz_block, fuzz_table, fuzz_disk,
+        fuzz_index, fuzz_block, fuzz_table, fuzz_disk, fuzz_log,
     };
     struct input in = { data, size };
 
     if (size > 0 && size <= MAX_INPUT)
-        targets[number(&in, 1) % 4](&in);
+        targets[number(&in, 1) % 5](&in);
     return 0;
 }

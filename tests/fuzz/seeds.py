@@ -22,7 +22,7 @@ from tests.twins import invent, record, stack, writer
 from tests.twins.writer import Run, ZFile
 
 # What core.c takes the rest of an input for.
-INDEX, BLOCK, TABLE, DISK = range(4)
+INDEX, BLOCK, TABLE, DISK, LOG = range(5)
 
 MOST = 200_000  # bytes of one seed; libFuzzer is slow with large ones
 
@@ -66,6 +66,7 @@ def for_core() -> Iterator[bytes]:
         chance = Random(seed)
         runs = invent.runs(chance, 300, 20)
         yield disk(runs, 300 * 512, seed)
+    yield from logs()
 
 
 def index(segments: list[Segment], virtual_size: int, stream_size: int) -> bytes:
@@ -120,6 +121,33 @@ def disk(runs: list[Run], size: int, seed: int) -> bytes:
     head = _packed((size, 4), (0, 2)) + blocks.words(len(blocks.lengths))
     entries = _packed((len(segments), 1)) + record.pack(segments)
     return bytes([DISK]) + head + entries + b"".join(blocks.stored)
+
+
+def logs() -> Iterator[bytes]:
+    """Yield index files of writable layers, good and bad, and what comes after."""
+    disk_end, data = 1500, 1300
+    for seed in range(8):
+        chance = Random(seed)
+        records = [_log_record(chance, disk_end, data) for _ in range(40)]
+        numbers = ((disk_end - 1, 2), (data, 2), (seed % 2, 1), (len(records), 2))
+        steps = chance.randbytes(120)
+        yield bytes([LOG]) + _packed(*numbers) + b"".join(records) + steps
+
+
+def _log_record(chance: Random, disk_end: int, data: int) -> bytes:
+    """Return a record that counts, or breaks one of the rules."""
+    start, length = chance.randrange(disk_end - 30), chance.randint(1, 30)
+    good = Segment(start, length, chance.randrange(8, data - 30))
+    kinds = [
+        good,
+        good._replace(moffset=8 + start),
+        good._replace(zeroed=True),
+        good._replace(length=0),
+        good._replace(start=disk_end - 1, length=2),
+        good._replace(moffset=chance.choice([0, 7, data - length + 1])),
+        Segment(record.PADDING_START, 0, 0),
+    ]
+    return record.pack_one(chance.choice(kinds), tag=chance.choice([0, 255]))
 
 
 def _packed(*numbers: tuple[int, int]) -> bytes:

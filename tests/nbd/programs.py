@@ -5,11 +5,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import select
 import subprocess
 from pathlib import Path
 from typing import Any
 
-from tests.tools import SYSTEM_PYTHON, environment, tool
+from tests.nbd import stamps
+from tests.nbd.stamps import Request
+from tests.tools import ROOT, SYSTEM_PYTHON, environment, tool
 
 
 def output(name: str, *words: str | Path) -> bytes:
@@ -56,3 +60,25 @@ def libnbd(script: str, *words: str) -> bytes:
     done = subprocess.run([SYSTEM_PYTHON, "-c", text, *words], capture_output=True)
     assert done.returncode == 0, done.stderr.decode(errors="replace")
     return done.stdout
+
+
+def storm(folder: Path, uri: str, **plan: int) -> list[Request]:
+    """Run clients that write at random (see storm.Plan); return their journal."""
+    journal = folder / "journal"
+    words = json.dumps({"uri": uri, "journal": str(journal), **plan})
+    done = subprocess.run(
+        [SYSTEM_PYTHON, "-m", "tests.nbd.storm", words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=environment(),
+    )
+    assert done.returncode == 0, done.stderr
+    return stamps.load(journal)
+
+
+def wait_for_end(child: int) -> None:
+    """Wait until the process of a pidfd has ended, and close it."""
+    ended, _, _ = select.select([child], [], [], 60)
+    os.close(child)
+    assert ended

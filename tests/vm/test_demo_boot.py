@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-test_demo_boot - a virtual machine boots from a stack of layers over NBD.
+test_demo_boot - virtual machines boot from layers over NBD, and write to them.
 
 The recipes are the demo's own (images/). The judge is the serial port: QEMU's
 exit code says nothing about its guest.
@@ -9,6 +9,7 @@ exit code says nothing about its guest.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from tests.tools import ROOT, environment, requires
 IMAGES = ROOT / "images"
 CACHE = ROOT / ".demo" / "cache"
 LAYERS = ("base.obd", "runtime.obd", "report.obd")
+NOTES = "/opt/report/notes"
 
 pytestmark = requires(
     "qemu-system-x86_64", "nbdkit", "nbdkit-python", "mke2fs", "debugfs", "busybox"
@@ -63,6 +65,34 @@ def printed(serial: str) -> str:
     return text.partition("\n")[2]
 
 
+def boot_writing(system: Path, image: Path, *words: str) -> str:
+    """Boot from the image's own upper; return what the guest's notes printed."""
+    command = [IMAGES / "boot.sh", "-w", system, NOTES, *words]
+    return printed(run_obd("serve", "--read-write", image, "--", *command).text)
+
+
+def raw_disk(image: Path, folder: Path) -> Path:
+    disk = folder / "flat.raw"
+    run_obd("convert", "-O", "raw", image, disk)
+    return disk
+
+
+def features(image: Path, folder: Path) -> str:
+    return e2fs("dumpe2fs", "-h", raw_disk(image, folder)).stdout
+
+
+def sound(image: Path, folder: Path) -> bool:
+    run_obd("check", image)
+    return e2fs("e2fsck", "-fn", raw_disk(image, folder)).returncode == 0
+
+
+def e2fs(*command: str | Path) -> subprocess.CompletedProcess[str]:
+    path = f"{os.environ['PATH']}:/usr/sbin:/sbin"
+    return subprocess.run(
+        command, env={**os.environ, "PATH": path}, capture_output=True, text=True
+    )
+
+
 def test_machine_boots_from_three_layers(system: Path) -> None:
     config = system / "config.v1.json"
     done = run_obd("serve", config, "--", IMAGES / "boot.sh", system)
@@ -90,6 +120,38 @@ def test_without_the_top_layer_there_is_no_program(
         export.stop()
     assert done.returncode != 0
     assert "report" not in printed(done.stdout).replace("/opt/report/report", "")
+
+
+@pytest.mark.parametrize("form", ["append", "sparse"])
+def test_what_a_machine_writes_becomes_a_layer(
+    system: Path, tmp_path: Path, form: str
+) -> None:
+    own = tmp_path / "own" / "config.v1.json"
+    run_obd("create", "--form", form, system / "config.v1.json", own.parent)
+    wrote = boot_writing(system, own, "write", "of-this-test")
+    assert "note of-this-test" in wrote
+    second = tmp_path / "second.v1.json"
+    run_obd("commit", "--config", second, own, tmp_path / "notes.obd")
+    done = run_obd("serve", second, "--", IMAGES / "boot.sh", system, NOTES, "show")
+    assert printed(done.text) == wrote
+    assert len(json.loads(second.read_text())["lowers"]) == len(LAYERS) + 1
+    assert sound(own, tmp_path)
+
+
+def test_a_killed_server_loses_nothing_that_was_synced(
+    system: Path, tmp_path: Path
+) -> None:
+    own = tmp_path / "own" / "config.v1.json"
+    run_obd("create", system / "config.v1.json", own.parent)
+    run_obd("serve", "--read-write", own, "--", IMAGES / "cut.sh", system, "5")
+    synced = int((system / "synced").read_text())
+    assert synced >= 5
+    # It ended with its file system mounted, and writing.
+    assert "needs_recovery" in features(own, tmp_path)
+    counted = boot_writing(system, own, "count")
+    assert int(counted.removeprefix("whole ")) >= synced
+    assert "needs_recovery" not in features(own, tmp_path)
+    assert sound(own, tmp_path)
 
 
 @pytest.mark.parametrize("number", range(len(LAYERS)))

@@ -113,7 +113,7 @@ open_layer(const char *name, const char *path)
     o.blob = need(jump ? obd_blob_new_zfile(o.fd, 0, jump)
                   : obd_blob_new_plain(o.fd, 0, size));
     load_index(&o);
-    o.device = need(obd_device_new(&o.blob, 1, o.map, o.size));
+    o.device = need(obd_device_new(&o.blob, 1, o.map, NULL, o.size));
     o.zstd = need(ZSTD_createDCtx());
     o.stored = need(malloc((size_t)4 << 20));
     return o;

@@ -1,0 +1,289 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+folder - a writable image in a folder of its own: config, upper, sealed uppers.
+
+    DIR/config.v1.json    the whole image: lowers, upper, and its room
+    DIR/upper-N.data      the writable layer; sealed ones stay as lowers
+    DIR/upper-N.index
+
+The configuration is replaced in one step, so a crash leaves the old image or
+the new one. Files that it does not name are left-overs, and are written over.
+Whoever changes it has the lock of the upper that it names.
+
+An image whose files somebody else has named keeps them where they are; new
+ones are beside them, and nothing that is there is written over.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from obdengine.config import Image, ImageConfig, Room, UpperFiles
+from obdengine.errors import ConfigError, UsageError
+from obdengine.layer import UpperOptions, create_upper, map_path, open_layer
+from obdengine.source.output import Output
+from obdengine.source.writable import alone_in
+
+__all__ = [
+    "CONFIG_NAME",
+    "change_config",
+    "lower_row",
+    "make_or_reopen",
+    "next_upper",
+    "remove_left_overs",
+    "room_of",
+    "rows_of",
+    "upper_after",
+]
+
+CONFIG_NAME = "config.v1.json"
+_UPPER_NAME = re.compile(r"upper-(\d+)\.data")
+_UPPER_FILE = re.compile(r"upper-\d+\.(data|index)")
+
+_OWN_KEY = "obdengine"
+_REMOVE = "remove"  # in _OWN_KEY: names of files that a change has left over
+
+
+def make_or_reopen(
+    folder: Path,
+    image: Image,
+    *,
+    virtual_size: int | None = None,
+    form: str = "append",
+    options: UpperOptions | None = None,
+) -> Path:
+    """Return the configuration of the writable image in folder; make it if new.
+
+    virtual_size in bytes: of a new disk, None for that of image. Raises
+    ConfigError when the folder holds a writable layer over another image,
+    UsageError when image has one already, SourceError.
+    """
+    path = folder / CONFIG_NAME
+    if not path.exists():
+        if image.upper:
+            raise UsageError(
+                f"{image.upper.data}: the image has a writable layer already",
+                hint="open it without a folder for another one",
+            )
+        size, uuid = _size_and_uuid(image.layers)
+        with alone_in(folder):
+            if not path.exists():
+                _make(path, image, virtual_size or size, uuid, form, options)
+                return path
+    _judge_same(ImageConfig.load(path), image)
+    return path
+
+
+def _make(
+    path: Path,
+    image: Image,
+    virtual_size: int,
+    parent_uuid: str | None,
+    form: str,
+    options: UpperOptions | None,
+) -> None:
+    upper = next_upper(path.parent)
+    create_upper(
+        upper.data,
+        upper.index,
+        virtual_size=virtual_size,
+        form=form,
+        parent_uuid=parent_uuid,
+    )
+    lowers = [lower_row(file) for file in image.layers]
+    change_config(path, lowers, upper, Room(*_asked(options)))
+
+
+# -- Where the next upper goes
+
+
+def next_upper(folder: Path) -> UpperFiles:
+    """Return where the next upper of a folder goes, after all that were named.
+
+    The configuration says what is in use, so a number that only a lost
+    attempt had is used again.
+    """
+    path, used = folder / CONFIG_NAME, [0]
+    if path.exists():
+        found = ImageConfig.load(path)
+        names = [Path(lower.file).name for lower in found.lowers]
+        names += [found.upper.data.name] if found.upper else []
+        matches = (_UPPER_NAME.fullmatch(name) for name in names)
+        used += [int(match[1]) for match in matches if match]
+    stem = f"upper-{max(used) + 1}"
+    return UpperFiles(folder / f"{stem}.data", folder / f"{stem}.index")
+
+
+def upper_after(config: Path, present: UpperFiles) -> UpperFiles:
+    """Return where the upper goes that follows the present one of config."""
+    folder, data = present.data.parent, present.data
+    if config.name == CONFIG_NAME and _is_own(data, config.parent):
+        return next_upper(config.parent)
+    stem = re.sub(r"-\d+$", "", data.stem)
+    for number in count(2):
+        files = [folder / f"{stem}-{number}{end}" for end in (".data", ".index")]
+        if not any(file.exists() for file in [*files, map_path(files[0])]):
+            break
+    return UpperFiles(*files)
+
+
+# -- Configurations
+
+
+def lower_row(file: Path, folder: Path | None = None, **more: Any) -> dict[str, Any]:
+    """Return what a configuration in folder says of a layer file.
+
+    A file of that folder is named by its name alone, so that the folder can
+    be moved; folder None: no file is.
+    """
+    inside = folder is not None and file.parent.resolve() == folder.resolve()
+    return {"file": file.name if inside else str(file.resolve()), **more}
+
+
+def rows_of(config: Path, folder: Path) -> list[dict[str, Any]]:
+    """Return the lowers of config as a configuration in folder has to say them."""
+    rows: list[dict[str, Any]] = _read(config).get("lowers") or []
+    if config.parent.resolve() == folder.resolve():
+        return rows
+    return [
+        {
+            key: str((config.parent / value).resolve())
+            if key in ("file", "dir") and value
+            else value
+            for key, value in row.items()
+        }
+        for row in rows
+    ]
+
+
+def change_config(
+    path: Path,
+    lowers: Sequence[dict[str, Any]],
+    upper: UpperFiles | None,
+    room: Room | None = None,
+    *,
+    like: Path | None = None,
+    left_over: Sequence[Path] = (),
+) -> None:
+    """Give a configuration other lowers and upper, durably and in one step.
+
+    Every other key that it has stays; a new one has those of like. room None:
+    as it was. left_over: files of the old upper, for remove_left_overs().
+    """
+    found = _read(path) or (_read(like) if like else {})
+    found["lowers"] = list(lowers)
+    found["upper"] = _upper_object(path.parent, upper) if upper else {}
+    own = dict(found.get(_OWN_KEY) or {})
+    if room is not None:
+        keys = {"maxSize": room.max_size, "garbage": room.garbage}
+        own = {k: v for k, v in keys.items() if v is not None}
+    names = [f.name for f in left_over if _is_own(f, path.parent)]
+    own.pop(_REMOVE, None)
+    if names:
+        own[_REMOVE] = names
+    found.pop(_OWN_KEY, None)
+    if own:
+        found[_OWN_KEY] = own
+    _write(path, found)
+
+
+def remove_left_overs(path: Path) -> list[Path]:
+    """Remove what the last change of a configuration left over; return that.
+
+    Only what is named as this room names files, and is not in use.
+    """
+    found = _read(path)
+    names = (found.get(_OWN_KEY) or {}).pop(_REMOVE, None)
+    if names is None:
+        return []
+    image, folder = ImageConfig.load(path), path.parent
+    used = {folder / lower.file for lower in image.lowers}
+    if image.upper:
+        used |= {image.upper.data, image.upper.index or image.upper.data}
+    names = [str(name) for name in names] if isinstance(names, list) else []
+    files = [folder / name for name in names if _UPPER_FILE.fullmatch(name)]
+    removed = [file for file in files if file not in used and _removed(file)]
+    if not found[_OWN_KEY]:
+        del found[_OWN_KEY]
+    _write(path, found)
+    return removed
+
+
+def _removed(file: Path) -> bool:
+    """Remove a file; that it could not be done is no reason to do nothing else."""
+    try:
+        file.unlink()
+    except OSError:
+        return False
+    return True
+
+
+def room_of(room: Room, asked: UpperOptions | None = None) -> UpperOptions:
+    """Return the options that a configuration's room means; asked goes before."""
+    wanted = Room(*_asked(asked))
+    max_size = room.max_size if wanted.max_size is None else wanted.max_size
+    garbage = room.garbage if wanted.garbage is None else wanted.garbage
+    return UpperOptions(max_size=max_size, garbage=garbage)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return all that a configuration says; ImageConfig has judged it."""
+    if not path.exists():
+        return {}
+    ImageConfig.load(path)
+    found: dict[str, Any] = json.loads(path.read_bytes())
+    return found
+
+
+def _write(path: Path, found: dict[str, Any]) -> None:
+    with Output(path) as out:
+        out.append(json.dumps(found, indent=2).encode() + b"\n")
+        out.commit()
+
+
+def _asked(options: UpperOptions | None) -> tuple[int | None, int | None]:
+    return (options.max_size, options.garbage) if options else (None, None)
+
+
+def _upper_object(folder: Path, upper: UpperFiles) -> dict[str, str]:
+    """Name files of the folder by their names alone, so that it can be moved."""
+    keys = {"index": upper.index, "data": upper.data}
+    return {
+        key: file.name if file.parent == folder else str(file.resolve())
+        for key, file in keys.items()
+        if file
+    }
+
+
+def _is_own(file: Path, folder: Path) -> bool:
+    inside = file.parent.resolve() == folder.resolve()
+    return inside and bool(_UPPER_FILE.fullmatch(file.name))
+
+
+def _judge_same(found: ImageConfig, image: Image) -> None:
+    """Raise ConfigError unless found is image with more layers on top."""
+    files = found.layer_files()
+    for number, wanted in enumerate(image.layers):
+        if number >= len(files) or not files[number].samefile(wanted):
+            has = files[number] if number < len(files) else "nothing"
+            raise ConfigError(
+                f"{found.path}: lowers[{number}]: {has} is not {wanted}",
+                hint="the folder holds a writable layer over another image",
+            )
+
+
+def _size_and_uuid(files: Sequence[Path]) -> tuple[int, str | None]:
+    """Return the size of a stack's disk in bytes, and the uuid of its top."""
+    uuid = None
+    for number, file in enumerate(reversed(files)):
+        layer = open_layer(file)
+        layer.close()
+        uuid = layer.uuid if number == 0 else uuid
+        if layer.virtual_size:
+            return layer.virtual_size, uuid
+    return 0, uuid

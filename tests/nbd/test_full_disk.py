@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""test_full_disk - ENOSPC reaches the client, loses nothing, and is not for ever."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.nbd import disks, programs, stamps
+from tests.nbd.disks import FORMS, MIB
+from tests.nbd.stamps import Request
+from tests.nbd.test_control import send
+from tests.running import Export
+from tests.tools import requires
+
+Served = Callable[..., Export]
+
+pytestmark = requires("nbdcopy", "python3-libnbd")
+
+FLUSH = "h.connect_uri(sys.argv[1])\nh.flush()"
+TRIM = "h.connect_uri(sys.argv[1])\nh.trim(h.get_size(), 0)\nh.flush()"
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 12 MiB, 9 of which are taken by a file called filler."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    programs.output("mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", folder)
+    try:
+        (folder / "filler").write_bytes(bytes(9 * MIB))
+        yield folder
+    finally:
+        programs.output("umount", "--lazy", folder)
+
+
+class Disk:
+    """A disk of 16 MiB whose upper has less room."""
+
+    def __init__(self, served: Served, folder: Path, *keys: str) -> None:
+        self.served, self.folder = served, folder
+        self.before = disks.lower(folder / "lower.lsmt", 16 * MIB)
+        self.keys = (f"config={folder / 'lower.lsmt'}", *keys)
+
+    def start(self) -> Export:
+        return self.served(*self.keys)
+
+    def fill(self, export: Export, seed: int) -> list[Request]:
+        """Write until much was refused; what was not is there."""
+        rows = programs.storm(self.folder, export.uri, seed=seed, requests=1000, full=1)
+        refused = [row for row in rows if row.done is None]
+        assert len(refused) > 20
+        self.judge(rows, disks.content(export))
+        return rows
+
+    def judge(self, rows: list[Request], found: bytes) -> None:
+        verdict = stamps.judge(self.before, rows, found)
+        assert not verdict.wrong, verdict.wrong[:5]
+
+    def go_on(self, export: Export) -> None:
+        """Write as if nothing had been, crash, and find it all."""
+        programs.libnbd(FLUSH, export.uri)
+        self.before = disks.content(export)
+        # Beside what is there, what four requests bring has to fit.
+        size = MIB
+        rows = programs.storm(self.folder, export.uri, seed=9, requests=300, size=size)
+        programs.libnbd(FLUSH, export.uri)
+        content = disks.content(export)
+        export.kill()
+        found = disks.content(self.start())
+        assert found == content
+        self.judge(rows, found)
+
+
+@requires("root", "mount")
+@pytest.mark.parametrize("form", FORMS)
+def test_host_is_full(served: Served, tmp_path: Path, small: Path, form: str) -> None:
+    disk = Disk(served, tmp_path, f"upper={small / 'upper'}", f"form={form}")
+    export = disk.start()
+    disk.fill(export, 1)
+    (small / "filler").unlink()
+    disk.go_on(export)
+
+
+@requires("root", "mount")
+@pytest.mark.parametrize("form", FORMS)
+def test_crash_while_the_host_is_full(
+    served: Served, tmp_path: Path, small: Path, form: str
+) -> None:
+    disk = Disk(served, tmp_path, f"upper={small / 'upper'}", f"form={form}")
+    export = disk.start()
+    rows = disk.fill(export, 2)
+    export.kill()
+    again = disk.start()
+    disk.judge(rows, disks.content(again))
+    disk.before = disks.content(again)
+    disk.fill(again, 3)
+    (small / "filler").unlink()
+    disk.go_on(again)
+
+
+@pytest.mark.parametrize("garbage", ["0", "1G"])
+def test_limit_of_the_upper(served: Served, tmp_path: Path, garbage: str) -> None:
+    """The file never passes max-size; a trim makes room."""
+    upper = tmp_path / "upper"
+    sizes = ("max-size=3M", f"garbage={garbage}")
+    disk = Disk(served, tmp_path, f"upper={upper}", *sizes)
+    export = disk.start()
+    disk.fill(export, 4)
+    assert disks.upper_data(upper).stat().st_size <= 3 * MIB
+    programs.libnbd(TRIM, export.uri)
+    disk.go_on(export)
+    assert disks.upper_data(upper).stat().st_size <= 3 * MIB
+
+
+def test_limit_is_kept_with_the_upper(served: Served, tmp_path: Path) -> None:
+    """What a new upper was told is so when it is opened without a word."""
+    upper = tmp_path / "upper"
+    disk = Disk(served, tmp_path, f"upper={upper}")
+    served(*disk.keys, "max-size=3M").stop()
+    disk.fill(disk.start(), 5)
+    assert disks.upper_data(upper).stat().st_size <= 3 * MIB
+
+
+@requires("root", "mount")
+def test_no_room_for_a_snapshot(served: Served, tmp_path: Path, small: Path) -> None:
+    control = tmp_path / "control"
+    disk = Disk(served, tmp_path, f"upper={small / 'upper'}", f"control={control}")
+    export = disk.start()
+    disk.fill(export, 6)
+    for order in ("snapshot", "compact"):
+        status, reply = send(control, f"POST /{order}")
+        assert status == 507, reply
+        assert re.search("no room left|No space left", reply["message"])
+    (small / "filler").unlink()
+    assert send(control, "POST /snapshot")[0] == 200
+    disk.go_on(export)

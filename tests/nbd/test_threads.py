@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""test_threads - what nbdkit's threads leave behind when their connection ends."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.nbd import programs
+from tests.running import Export
+from tests.stacks import Image
+from tests.tools import requires
+
+Served = Callable[..., Export]
+
+pytestmark = requires("nbdkit-python", "python3-libnbd")
+
+# Reads at once, so that all the threads of a connection have work.
+BUSY = """
+h.connect_uri(sys.argv[1])
+buffers = [nbd.Buffer(512) for _ in range(64)]
+for number, buffer in enumerate(buffers):
+    h.aio_pread(buffer, 512 * number)
+while h.aio_in_flight():
+    h.poll(-1)
+"""
+
+CONNECTIONS = 25
+
+
+def mapped(export: Export) -> int:
+    """Bytes of data that the server has mapped."""
+    status = Path(f"/proc/{export.process.pid}/status").read_text()
+    found = re.search(r"^VmData:\s+(\d+) kB$", status, re.MULTILINE)
+    assert found, status
+    return int(found[1]) * 1024
+
+
+@pytest.mark.parametrize("threads", [1, 16])
+def test_connections_leave_nothing(served: Served, image: Image, threads: int) -> None:
+    keys = [f"config={path}" for path in image.layers]
+    export = served(*keys, options=["-t", str(threads)])
+    for _ in range(CONNECTIONS):
+        programs.libnbd(BUSY, export.uri)
+    before = mapped(export)
+    for _ in range(CONNECTIONS):
+        programs.libnbd(BUSY, export.uri)
+    # A thread that leaves its state behind leaves 16 KiB; some have no work.
+    assert mapped(export) - before < CONNECTIONS * 16 * 1024
+    assert export.stop() == 0

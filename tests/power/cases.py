@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""cases - every workload that the power is cut in, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from obdengine.layer import UpperOptions
+from tests.power import images, workloads
+from tests.power.simulate import Result, Simulator, fresh
+from tests.power.truth import SECTOR
+from tests.power.workloads import SECTORS, Workload, bare, recorded
+
+# What a case makes of a folder and a seed: a run, and more for the simulator.
+Made = tuple[Any, dict[str, Any]]
+Case = Callable[[Path, int], Made]
+
+MOST = SECTORS + 40  # sectors, where the disk grows
+
+
+def _bare(form: str, work: Workload, **more: Any) -> Case:
+    return lambda place, seed: (recorded(bare(place, seed, form, **more), work), {})
+
+
+def _image(form: str, work: Workload) -> Case:
+    return lambda place, seed: (recorded(images.image(place, seed, form), work), {})
+
+
+def _resized(form: str) -> Case:
+    def case(place: Path, seed: int) -> Made:
+        work = images.Resized(4, MOST)
+        run = images.image(place, seed, form, most=MOST)
+        return recorded(run, work), {"sizes": work.sizes}
+
+    return case
+
+
+def _committed(form: str, itself: bool) -> Case:
+    def case(place: Path, seed: int) -> Made:
+        work = images.Committed(itself)
+        run = recorded(images.image(place, seed, form), work)
+        return run, {"also": work.also}
+
+    return case
+
+
+def _cases(form: str) -> dict[str, Case]:
+    return {
+        f"{form}, at random": _bare(form, workloads.at_random(50)),
+        f"{form}, writes in between": _bare(form, workloads.interleaved(30)),
+        f"{form}, from threads": _bare(form, workloads.from_threads(15)),
+        f"{form}, long pieces": _bare(form, workloads.large(10), sectors=400),
+        f"{form}, many records": _bare(form, workloads.torn(170)),
+        f"{form}, killed in flushes": _bare(form, workloads.killed(6)),
+        f"{form}, sealed": _bare(form, workloads.sealed(20)),
+        f"{form}, snapshots": _image(form, images.snapshots(4)),
+        f"{form}, compacted": _image(form, images.compacted(3)),
+        f"{form}, image sealed": _image(form, images.sealed),
+        f"{form}, layers merged": _image(form, images.merged),
+        f"{form}, resized": _resized(form),
+        f"{form}, committed": _committed(form, itself=False),
+        f"{form}, committed in its place": _committed(form, itself=True),
+    }
+
+
+CASES = _cases("append") | _cases("sparse")
+
+# Data is written over late, or as soon as it can be, by flushes that nobody asked for.
+LATE = UpperOptions(garbage=9000)
+EARLY = UpperOptions(max_size=4096 + (SECTORS + 30) * SECTOR, garbage=0)
+CASES |= {
+    "append, with an allowance": _bare("append", workloads.at_random(80), options=LATE),
+    "append, with a limit": _bare("append", workloads.at_random(50), options=EARLY),
+    "append, many records and a limit": _bare(
+        "append", workloads.torn(170), options=EARLY
+    ),
+}
+
+
+def tried(name: str, place: Path, seed: int, samples: int) -> Result:
+    """Record a case, and cut the power at every moment of it."""
+    run, more = CASES[name](fresh(place / "run"), seed)
+    state = fresh(place / "state")
+    return Simulator(run, state, Random(seed), samples=samples, **more)()
