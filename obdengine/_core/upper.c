@@ -295,6 +295,7 @@ struct attempts {
     bool tight;                 /* the file was not to grow any more */
     unsigned pieces;            /* of garbage that the host refused */
     unsigned rounds;            /* of flushing */
+    uint64_t refusal;           /* the host's errno; 0: the limit is ours */
 };
 
 /* Garbage may be holes, for which the host has no room either. */
@@ -357,8 +358,11 @@ obd_upper_write(struct obd_upper *u, uint64_t start, uint64_t length,
                                 &many, fault);
 
         if (status == OBD_FULL) {
+            done.refusal = part > 0 ? fault->got : done.refusal;
             status = try_again(u, &done, part, fault);
             part = 0;
+            if (status == OBD_FULL && done.refusal)
+                fault->got = done.refusal;
         } else {
             done.tight = false;
         }
