@@ -169,6 +169,26 @@ obd_upper_leave(struct obd_upper *u, unsigned ticket)
 
 /* ---- Writing ---- */
 
+/* Whether a range in place stays within the limit: what has data already
+ * takes no more room.  The lock is held.
+ */
+static bool
+is_within(struct obd_upper *u, uint64_t start, uint64_t want)
+{
+    struct obd_segment found[32];
+    uint64_t limit = u->setup.data_limit, end = start + want;
+    uint64_t all = HEADER_SECTORS + obd_live_stored(u->live) + want;
+
+    while (all > limit && start < end) {
+        size_t n = obd_live_collect(u->live, start, end, found, 32, &start);
+
+        for (size_t i = 0; i < n; i++)
+            all -= obd_zeroed(&found[i]) ? 0 : obd_length(&found[i]);
+    }
+    return all <= limit;
+}
+
+/* In place, requests that run at the same time may pass the limit together. */
 static int
 take_place(struct obd_upper *u, uint64_t start, uint64_t want, bool grow,
            uint64_t *at, uint64_t *length)
@@ -176,7 +196,10 @@ take_place(struct obd_upper *u, uint64_t start, uint64_t want, bool grow,
     if (u->setup.in_place) {
         *at = HEADER_SECTORS + start;
         *length = want;
-        return OBD_OK;
+        pthread_rwlock_rdlock(&u->lock);
+        bool ok = is_within(u, start, want);
+        pthread_rwlock_unlock(&u->lock);
+        return ok ? OBD_OK : OBD_FULL;
     }
     pthread_rwlock_wrlock(&u->lock);
     int status = obd_space_take(&u->space, want, grow, at, length);
@@ -272,6 +295,7 @@ struct attempts {
     bool tight;                 /* the file was not to grow any more */
     unsigned pieces;            /* of garbage that the host refused */
     unsigned rounds;            /* of flushing */
+    uint64_t refusal;           /* the host's errno; 0: the limit is ours */
 };
 
 /* Garbage may be holes, for which the host has no room either. */
@@ -334,8 +358,11 @@ obd_upper_write(struct obd_upper *u, uint64_t start, uint64_t length,
                                 &many, fault);
 
         if (status == OBD_FULL) {
+            done.refusal = part > 0 ? fault->got : done.refusal;
             status = try_again(u, &done, part, fault);
             part = 0;
+            if (status == OBD_FULL && done.refusal)
+                fault->got = done.refusal;
         } else {
             done.tight = false;
         }

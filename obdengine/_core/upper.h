@@ -39,7 +39,8 @@ struct obd_upper;
 
 struct obd_upper_setup {
     uint64_t disk_end;          /* sectors of the disk */
-    uint64_t data_limit;        /* sectors that the data file may have */
+    uint64_t data_limit;        /* sectors that the data file may have; in
+                                 * place, that may be written */
     uint64_t allowance;         /* sectors of garbage that are let be */
     int data_fd;
     int index_fd;

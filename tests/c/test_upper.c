@@ -373,6 +373,30 @@ TEST(upper_that_cannot_make_room)
     rig_free(&g);
 }
 
+/* In place only what has data counts. */
+TEST(upper_in_place_keeps_to_its_limit)
+{
+    struct rig g;
+
+    rig_make(&g, DISK, true, 0);
+    g.setup.data_limit = FIRST + 30;
+    rig_reopen(&g);
+    for (uint64_t at = 0; at < 60; at += 4)
+        SAME(rig_write(&g, at, 2, 1), OBD_OK);
+    SAME(rig_write(&g, 2, 1, 2), OBD_FULL);
+    SAME(rig_write(&g, 4, 3, 2), OBD_FULL);
+    SAME(rig_write(&g, 4, 2, 3), OBD_OK);
+    zero(&g, 8, 40);
+    SAME(rig_write(&g, 0, 17, 4), OBD_OK);
+    rig_flush(&g);
+    rig_reopen(&g);
+    SAME(rig_read_one(&g, 16), 4);
+    SAME(rig_write(&g, 0, 40, 5), OBD_FULL);
+    SAME(rig_write(&g, 0, 24, 5), OBD_OK);
+    SAME(rig_write(&g, 24, 1, 6), OBD_FULL);
+    rig_free(&g);
+}
+
 /* The same where the host has no room, and the limit is far. */
 TEST(upper_uses_garbage_when_the_host_is_full)
 {

@@ -179,7 +179,7 @@ def test_larger_than_any(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "more",
     [
-        {"upper": {"index": "i", "data": "d"}},
+        {"upper": {"index": "i"}},
         {"upper": []},
         {"upper": "x"},
         {"download": 5},

@@ -57,6 +57,12 @@ def _cases(form: str) -> dict[str, Case]:
         f"{form}, killed in flushes": _bare(form, workloads.killed(6)),
         f"{form}, sealed": _bare(form, workloads.sealed(20)),
         f"{form}, snapshots": _image(form, images.snapshots(4)),
+        f"{form}, snapshots under threads": _image(
+            form, workloads.from_threads(15, images.one_snapshot)
+        ),
+        f"{form}, snapshot by configuration": _image(
+            form, images.snapshot_by_configuration
+        ),
         f"{form}, compacted": _image(form, images.compacted(3)),
         f"{form}, image sealed": _image(form, images.sealed),
         f"{form}, layers merged": _image(form, images.merged),

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from random import Random
@@ -16,6 +17,7 @@ from obdengine.ops.image import open_image
 from obdengine.ops.merge import merge
 from obdengine.ops.resize import resize
 from obdengine.ops.snapshot import snapshot
+from obdengine.source.output import Output
 from tests.power.run import Run
 from tests.power.simulate import compare, fresh
 from tests.power.truth import SECTOR, ZEROS
@@ -50,11 +52,29 @@ def snapshots(count: int) -> Workload:
     def work(run: Run) -> None:
         for _ in range(count):
             at_random(6)(run)
-            begun = run.recorder.tick()
-            snapshot(run.device, run.folder / CONFIG)
-            run.truth.flushed(begun, run.recorder.tick())
+            one_snapshot(run)
 
     return work
+
+
+def one_snapshot(run: Run, new: Path | None = None) -> None:
+    """Make a snapshot, which flushes."""
+    begun = run.recorder.tick()
+    snapshot(run.device, run.folder / CONFIG, new)
+    run.truth.flushed(begun, run.recorder.tick())
+
+
+def snapshot_by_configuration(run: Run) -> None:
+    """Make one as overlaybd has it: another configuration says what will be."""
+    at_random(15)(run)
+    words = json.loads((run.folder / CONFIG).read_text())
+    words["lowers"].append({"file": words["upper"]["data"]})
+    words["upper"] = {"data": "next.data", "index": "next.index"}
+    with Output(run.folder / "new.json") as out:
+        out.append(json.dumps(words).encode())
+        out.commit()
+    one_snapshot(run, run.folder / "new.json")
+    at_random(10)(run)
 
 
 def compacted(count: int) -> Workload:

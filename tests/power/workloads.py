@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from errno import EIO
 from pathlib import Path
@@ -121,8 +122,11 @@ def interleaved(steps: int) -> Workload:
     return work
 
 
-def from_threads(steps: int) -> Workload:
-    """Write from two threads, each its half of the disk; flush and compact."""
+def from_threads(steps: int, beside: Workload | None = None) -> Workload:
+    """Write from two threads, each its half of the disk; beside, do something.
+
+    beside is done again and again; None: the index file is written anew.
+    """
 
     def work(run: Run) -> None:
         half = run.sectors // 2
@@ -136,18 +140,19 @@ def from_threads(steps: int) -> Workload:
                 if chance.random() < 0.3:
                     run.flush()
 
-        def compact() -> None:
+        def other() -> None:
             while not over.wait(0.001):
-                run.compact_index()
+                (beside or Run.compact_index)(run)
 
-        writers = [threading.Thread(target=write, args=[n]) for n in range(2)]
-        others = [threading.Thread(target=compact)]
-        for thread in [*writers, *others]:
-            thread.start()
-        for thread in writers:
-            thread.join()
-        over.set()
-        others[0].join()
+        with ThreadPoolExecutor(3) as pool:
+            last = pool.submit(other)
+            writers = [pool.submit(write, number) for number in range(2)]
+            try:
+                for writer in writers:
+                    writer.result()
+            finally:
+                over.set()
+            last.result()
 
     return work
 
