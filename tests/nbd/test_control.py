@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import os
 import socket
@@ -158,6 +160,50 @@ def test_snapshots_while_clients_write(
     # Before the crash everything that was acknowledged is to be seen.
     seen = stamps.judge(before, storm.result(), content)
     assert (seen.wrong, seen.lost) == ([], 0)
+
+
+def killed_round(
+    served: Served, folder: Path, keys: list[str], before: bytes, seed: int
+) -> bytes:
+    """Kill nbdkit among writes and orders; return the disk that is there then."""
+    export = served(*keys)
+    plan = {"seed": seed, "requests": 1500, "kill": export.process.pid}
+    orders = itertools.cycle(["snapshot", "compact", "compact"])
+    with ThreadPoolExecutor() as pool:
+        storm = pool.submit(programs.storm, folder, export.uri, **plan)
+        # It may die in the middle of an order, too.
+        with contextlib.suppress(OSError, IndexError):
+            while not storm.done():
+                send(folder / "control", f"POST /{next(orders)}")
+    export.kill()
+    again = served(*keys)
+    found = disks.content(again)
+    again.stop()
+    verdict = stamps.judge(before, storm.result(), found)
+    assert not verdict.wrong, verdict.wrong[:5]
+    return found
+
+
+def kill_often(served: Served, folder: Path, form: str, seeds: range) -> None:
+    lower = folder / "lower.lsmt"
+    disk = disks.lower(lower, 16 * MIB)
+    keys = [f"config={lower}", f"upper={folder / 'upper'}", f"form={form}"]
+    keys += ["garbage=1M", f"control={folder / 'control'}"]
+    for seed in seeds:
+        disk = killed_round(served, folder, keys, disk, seed)
+    assert lowers(folder / "upper" / "config.v1.json") > 1
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_crash_among_orders(served: Served, tmp_path: Path, form: str) -> None:
+    kill_often(served, tmp_path, form, range(2))
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("form", FORMS)
+def test_many_crashes_among_orders(served: Served, tmp_path: Path, form: str) -> None:
+    # Each takes some layers of the 255 that there may be.
+    kill_often(served, tmp_path, form, range(20, 40))
 
 
 @pytest.mark.parametrize(
