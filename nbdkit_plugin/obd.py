@@ -14,6 +14,7 @@ about formats, layers, caching or what is durable; it only says NBD.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import sys
@@ -103,6 +104,39 @@ def how_to_import():
         f"the Python {version} inside nbdkit cannot import obdengine ({UNUSABLE}); "
         f"{cure}, or start it by: obd serve IMAGE"
     )
+
+
+# -- Threads. To Python every request comes in a thread that it never saw: it
+# makes a state for it and drops it again, and with it maps and unmaps memory.
+# That takes as long as a small request. So each thread keeps its state.
+
+_own = threading.local()
+_connecting: set[int] = set()
+
+
+@ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+def _end_of_thread(_):
+    """Give up the hold on the state, which is dropped when this returns."""
+    ctypes.pythonapi.PyGILState_Release(0)
+
+
+# Of glibc: (function, its argument, an address of whoever asks). Where it is
+# missing nothing is kept.
+_when_thread_ends = getattr(ctypes.CDLL(None), "__cxa_thread_atexit_impl", None)
+_OWNER = ctypes.cast(_end_of_thread, ctypes.c_void_p)
+
+
+def keep_state():
+    """Keep this thread's state until it ends, if it is one of nbdkit's workers.
+
+    The thread of a connection may outlive Python, so it has to do without;
+    nbdkit waits for the workers.
+    """
+    if hasattr(_own, "kept") or threading.get_ident() in _connecting:
+        return
+    _own.kept = True
+    if _when_thread_ends and not _when_thread_ends(_end_of_thread, None, _OWNER):
+        ctypes.pythonapi.PyGILState_Ensure()
 
 
 # -- Exports.
@@ -383,6 +417,7 @@ def default_export(readonly, is_tls):
 
 def open(readonly):
     """Return the export that the client has named."""
+    _connecting.add(threading.get_ident())
     try:
         return acquire(wanted_export(nbdkit.export_name()))
     except (ObdError, OSError) as error:
@@ -403,6 +438,7 @@ def wanted_export(name):
 
 def close(h):
     """Let go of the export."""
+    _connecting.discard(threading.get_ident())
     release(h)
 
 
@@ -475,6 +511,7 @@ def can_extents(h):
 
 def pread(h, buf, offset, flags):
     """Fill buf with the bytes at offset."""
+    keep_state()
     try:
         h.device.pread_into(offset, buf)
     except (ObdError, OSError) as error:
@@ -483,6 +520,7 @@ def pread(h, buf, offset, flags):
 
 def pwrite(h, buf, offset, flags):
     """Put the bytes of buf at offset."""
+    keep_state()
     try:
         h.device.pwrite(offset, buf)
         finish(h, flags)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shlex
 import shutil
@@ -18,7 +19,7 @@ import pytest
 
 from tests.running import Ran
 from tests.stacks import SIZE, Image
-from tests.tools import environment, requires, tool
+from tests.tools import SYSTEM_PYTHON, environment, requires, tool
 
 Obd = Callable[..., Ran]
 OBD = str(Path(sys.executable).with_name("obd"))
@@ -203,3 +204,52 @@ def test_terminal_interrupt_is_for_the_command(image: Image) -> None:
     os.killpg(process.pid, signal.SIGINT)
     process.communicate(timeout=30)
     assert process.returncode == 7
+
+
+WRITE = "h.connect_uri(sys.argv[1]); h.pwrite(b'w' * 512, 0)"
+
+
+def writer() -> list[str]:
+    """Return a command that writes to $uri."""
+    script = f"import nbd, sys; h = nbd.NBD(); {WRITE}"
+    return [SYSTEM_PYTHON, "-c", script, "$uri"]
+
+
+@requires("python3-libnbd")
+def test_upper_is_made_and_written_to(obd: Obd, image: Image, tmp_path: Path) -> None:
+    upper = tmp_path / "upper"
+    sizes = ("--max-size", "1M", "--garbage", "64k")
+    obd("serve", image.config, "--upper", upper, *sizes, "--", *writer())
+    config = upper / "config.v1.json"
+    assert json.loads(config.read_text())["obdengine"]["maxSize"] == 1 << 20
+    found = obd("serve", config, "--", "nbdcopy", "$uri", "-").out
+    assert found == b"w" * 512 + image.disk[512:]
+    obd("serve", "--read-write", config, "--", *writer())
+    obd("serve", config, "--", "nbdinfo", "--is", "readonly", "$uri")
+    obd("serve", "-w", config, "--", "nbdinfo", "--is", "readonly", "$uri", code=2)
+
+
+def test_control_socket(obd: Obd, image: Image, tmp_path: Path) -> None:
+    upper, control = tmp_path / "upper", tmp_path / "control"
+    words = ("--upper", upper, "--control", control)
+    ask = f"{shlex.quote(OBD)} snapshot --control {shlex.quote(str(control))}"
+    obd("serve", image.config, *words, "--", ask)
+    assert len(json.loads((upper / "config.v1.json").read_text())["lowers"]) == 4
+    assert not control.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["--read-write"], 2, "the image has no writable layer"),
+        (["--form", "sparse"], 2, "--form goes with --upper"),
+        (["--max-size", "1G"], 2, "go with --upper or --read-write"),
+        (["--upper", "/dev/null/x"], 1, "/dev/null/x"),
+        (["--upper", "x", "--garbage", "much"], 2, "'much' is not a size"),
+    ],
+)
+def test_wrong_words_about_writing(
+    obd: Obd, image: Image, words: list[str], code: int, said: str
+) -> None:
+    ran = obd("serve", image.config, *words, "--", "true", code=code)
+    assert said in ran.err

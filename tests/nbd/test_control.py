@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import os
 import socket
@@ -160,6 +162,50 @@ def test_snapshots_while_clients_write(
     assert (seen.wrong, seen.lost) == ([], 0)
 
 
+def killed_round(
+    served: Served, folder: Path, keys: list[str], before: bytes, seed: int
+) -> bytes:
+    """Kill nbdkit among writes and orders; return the disk that is there then."""
+    export = served(*keys)
+    plan = {"seed": seed, "requests": 1500, "kill": export.process.pid}
+    orders = itertools.cycle(["snapshot", "compact", "compact"])
+    with ThreadPoolExecutor() as pool:
+        storm = pool.submit(programs.storm, folder, export.uri, **plan)
+        # It may die in the middle of an order, too.
+        with contextlib.suppress(OSError, IndexError):
+            while not storm.done():
+                send(folder / "control", f"POST /{next(orders)}")
+    export.kill()
+    again = served(*keys)
+    found = disks.content(again)
+    again.stop()
+    verdict = stamps.judge(before, storm.result(), found)
+    assert not verdict.wrong, verdict.wrong[:5]
+    return found
+
+
+def kill_often(served: Served, folder: Path, form: str, seeds: range) -> None:
+    lower = folder / "lower.lsmt"
+    disk = disks.lower(lower, 16 * MIB)
+    keys = [f"config={lower}", f"upper={folder / 'upper'}", f"form={form}"]
+    keys += ["garbage=1M", f"control={folder / 'control'}"]
+    for seed in seeds:
+        disk = killed_round(served, folder, keys, disk, seed)
+    assert lowers(folder / "upper" / "config.v1.json") > 1
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_crash_among_orders(served: Served, tmp_path: Path, form: str) -> None:
+    kill_often(served, tmp_path, form, range(2))
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("form", FORMS)
+def test_many_crashes_among_orders(served: Served, tmp_path: Path, form: str) -> None:
+    # Each takes some layers of the 255 that there may be.
+    kill_often(served, tmp_path, form, range(20, 40))
+
+
 @pytest.mark.parametrize(
     ("request_line", "status", "said"),
     [
@@ -212,10 +258,12 @@ def test_folder_of_images(
     assert "say which: one, two" in reply["message"]
     assert "no client" in send(control, "GET /stats?dev_id=one")[1]["message"]
     script = (
-        "import subprocess\n"
+        "import socket\n"
         "h.connect_uri(sys.argv[1])\n"
-        "curl = ['curl', '-sS', '--unix-socket', sys.argv[2]]\n"
-        "subprocess.run([*curl, 'http://x/stats?dev_id=one'], check=True)\n"
+        "control = socket.socket(socket.AF_UNIX)\n"
+        "control.connect(sys.argv[2])\n"
+        "control.sendall(b'GET /stats?dev_id=one HTTP/1.0\\r\\n\\r\\n')\n"
+        "print(control.makefile().read().split('\\n\\n')[1])\n"
     )
     found = json.loads(programs.libnbd(script, export.uri_of("one"), str(control)))
     assert found["layers"] == [str(tmp_path / "one.obd")]

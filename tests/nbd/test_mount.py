@@ -6,53 +6,19 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.nbd import programs, tree
+from tests.nbd.mounting import as_file, loop_device
 from tests.running import Export
-from tests.tools import environment, requires, tool
+from tests.tools import environment, requires
 
 Served = Callable[..., Export]
 
 pytestmark = requires("nbdfuse", "fuse", "root", "mount")
-
-
-@contextmanager
-def as_file(uri: str, folder: Path) -> Iterator[Path]:
-    """Yield a file that holds what is served at uri."""
-    mountpoint = folder / "fuse"
-    mountpoint.mkdir()
-    process = subprocess.Popen(
-        [tool("nbdfuse"), "-r", mountpoint / "disk", uri],
-        stderr=subprocess.PIPE,
-    )
-    try:
-        _wait_for(mountpoint / "disk", process)
-        yield mountpoint / "disk"
-    finally:
-        programs.output("fusermount3", "-u", "-z", mountpoint)
-        process.communicate(timeout=30)
-
-
-def _wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
-    while not path.exists():
-        with pytest.raises(subprocess.TimeoutExpired):
-            process.wait(0.05)
-
-
-@contextmanager
-def loop_device(file: Path) -> Iterator[str]:
-    """Yield a read-only block device with the bytes of file."""
-    made = programs.output("losetup", "--find", "--show", "--read-only", file)
-    device = made.decode().strip()
-    try:
-        yield device
-    finally:
-        programs.output("losetup", "--detach", device)
 
 
 def layers(golden: Path, height: int) -> list[str]:

@@ -27,7 +27,11 @@ from tests.power_fs.recording import MARK, SECTOR, Entry, Log, Medium
 from tests.power_fs.workload import open_writable
 
 # What finds out, without a repair, whether a file system is sound.
-CHECKERS = {"ext4": ["e2fsck", "-f", "-n"], "xfs": ["xfs_repair", "-n", "-f"]}
+CHECKERS = {
+    "ext4": ["e2fsck", "-f", "-n"],
+    "xfs": ["xfs_repair", "-n", "-f"],
+    "btrfs": ["btrfs", "check", "--force"],
+}
 
 # Violations that are told; the first ones say what went wrong.
 TOLD = 20
@@ -43,7 +47,7 @@ class Request:
             what was on it at the end, and
         diary: the claims that go with that.
         work: a folder for files as large as the disk, and for the mount.
-        system: "ext4" or "xfs".
+        system: kind of the file system.
         folder: where the image is in the file system.
         base, form, seed: as the workload had them.
         states: how many cuts of the log shall be tried, about.

@@ -109,12 +109,12 @@ def recording_job(job: rig.Job) -> str:
     work = " ".join(job.command("/run/disk/image", "--dm", "logged"))
     return f"""
         {_MODULES} dm_log_writes
-        {_MODULES} {job.system}
+        {_MODULES} {job.system.kind}
         size=$(blockdev --getsz /dev/ubda)
         table="0 $size log-writes /dev/ubda /dev/ubdb"
         dmsetup --noudevsync create logged --table "$table"
         dmsetup mknodes
-        mount -t {job.system} -o discard /dev/mapper/logged /run/disk
+        mount -t {job.system.kind} -o discard /dev/mapper/logged /run/disk
         {_python()} {work}
         umount /run/disk
         dmsetup --noudevsync remove logged
@@ -125,8 +125,8 @@ def plain_job(job: rig.Job, image: str) -> str:
     """Return a script that runs the workload on a disk, for the plug to be pulled."""
     work = " ".join(job.command(f"/run/disk/{image}", "--diary", str(job.diary)))
     return f"""
-        {_MODULES} {job.system}
-        mount -t {job.system} /dev/ubda /run/disk
+        {_MODULES} {job.system.kind}
+        mount -t {job.system.kind} /dev/ubda /run/disk
         {_python()} {work}
     """
 

@@ -13,10 +13,11 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from tests.power_fs import judge, plan
 from tests.running import PATIENCE, run_obd
@@ -26,10 +27,29 @@ HERE = Path(__file__).parent
 
 MIB = 1 << 20
 
-# The smallest disk that a file system of the kind is made on.
+
+class System(NamedTuple):
+    """A file system: kind as mount has it, bytes of a disk that is large enough."""
+
+    kind: str
+    size: int
+    make: list[str]
+    options: str = "defaults"
+
+
+_EXT4 = ["mke2fs", "-q", "-F", "-t", "ext4"]
+
 SYSTEMS = {
-    "ext4": (64 * MIB, ["mke2fs", "-q", "-F", "-t", "ext4"]),
-    "xfs": (300 * MIB, ["mkfs.xfs", "-q", "-f"]),
+    "ext4": System("ext4", 64 * MIB, _EXT4),
+    "xfs": System("xfs", 300 * MIB, ["mkfs.xfs", "-q", "-f"]),
+}
+
+# What else the host's kernel is asked for.
+VARIANTS = {
+    "ext4-small-blocks": System("ext4", 64 * MIB, [*_EXT4, "-b", "1024"]),
+    "ext4-unordered": System("ext4", 64 * MIB, _EXT4, "data=writeback"),
+    "ext4-journaled": System("ext4", 64 * MIB, _EXT4, "data=journal"),
+    "btrfs": System("btrfs", 256 * MIB, ["mkfs.btrfs", "-q", "-f"]),
 }
 
 
@@ -39,19 +59,26 @@ class Job:
 
     Attributes:
         folder: where its files are.
-        system: "ext4" or "xfs".
+        name: of one of SYSTEMS or VARIANTS.
         form: of the writable layer.
         seed: of the plan.
         sittings: how often the image is opened.
         batches: of each hand, while it is open.
+        alone: nobody else uses the file system.
     """
 
     folder: Path
-    system: str
+    name: str
     form: str
     seed: int
     sittings: int = 3
     batches: int = 30
+    alone: bool = False
+
+    @property
+    def system(self) -> System:
+        """The file system on the disk."""
+        return {**SYSTEMS, **VARIANTS}[self.name]
 
     @property
     def disk(self) -> Path:
@@ -80,9 +107,9 @@ class Job:
 
     def prepare(self) -> None:
         """Make the disk, with a file system on it, and the layer below."""
-        size, command = SYSTEMS[self.system]
+        command = self.system.make
         self.disk.touch()
-        os.truncate(self.disk, size)
+        os.truncate(self.disk, self.system.size)
         subprocess.run([tool(command[0]), *command[1:], self.disk], check=True)
         subprocess.run(["cp", "--sparse=always", self.disk, self.start], check=True)
         raw = self.folder / "base.raw"
@@ -95,6 +122,7 @@ class Job:
         numbers["batches"] = self.batches
         options = [w for key, n in numbers.items() for w in (f"--{key}", str(n))]
         options += ["--base", str(self.base), "--form", self.form, *words]
+        options += ["--alone"] if self.alone else []
         return [sys.executable, "-m", "tests.power_fs.workload", image, *options]
 
     def judge(self, states: int, folder: str = "image") -> judge.Verdict:
@@ -108,7 +136,7 @@ class Job:
         return self._judge(folder, disk=str(self.disk), diary=str(self.diary))
 
     def _judge(self, folder: str, **more: object) -> judge.Verdict:
-        own = {"system": self.system, "form": self.form, "seed": self.seed}
+        own = {"system": self.system.kind, "form": self.form, "seed": self.seed}
         places = {"work": str(self.folder), "folder": folder, "base": str(self.base)}
         request = judge.Request(**own, **places, **more)  # type: ignore[arg-type]
         path = self.folder / "request.json"
@@ -141,7 +169,14 @@ def built(name: str, folder: Path) -> Path:
 # -- A disk of the host
 
 
-MOUNT = 'mount -t "$1" "$2" "$3"; shift 3; "$@" || code=$?; : >"$OFF"; exit ${code-0}'
+_SCRIPT = """
+mount -t "$1" -o "$2" "$3" "$4" || exit
+shift 4
+"$@"
+code=$?
+: >"$OFF"
+exit $code
+"""
 
 
 def cut_on_host(job: Job, *, last: int = 0, env: dict[str, str] | None = None) -> str:
@@ -155,8 +190,8 @@ def cut_on_host(job: Job, *, last: int = 0, env: dict[str, str] | None = None) -
     work = job.command(str(mounted / "image"), "--diary", str(job.diary))
     with served(job, off, last) as file, loop_device(file) as device:
         # In a mount namespace of its own, which ends with the workload.
-        words = ["unshare", "--mount", "sh", "-c", f"set -e; {MOUNT}", "sh"]
-        words += [job.system, device, str(mounted), *work]
+        words = ["unshare", "--mount", "sh", "-c", _SCRIPT, "sh"]
+        words += [job.system.kind, job.system.options, device, str(mounted), *work]
         more = {**(env or {}), "OFF": str(off)}
         done = subprocess.run(
             words, env=environment(**more), capture_output=True, text=True
@@ -210,10 +245,9 @@ def wait_until(
     raise AssertionError(f"{process.args!r}: nothing happens")
 
 
-def told(verdicts: Sequence[judge.Verdict]) -> str:
+def told(verdict: judge.Verdict) -> str:
     """Return what was tried, for people."""
-    states, barriers = (sum(getattr(v, n) for v in verdicts) for n in _COUNTED)
-    return f"{states} cut points tried, {barriers} of them just after a flush"
-
-
-_COUNTED = ("states", "barriers")
+    return (
+        f"{verdict.states} cut points tried, {verdict.barriers} of them just after "
+        "a flush"
+    )

@@ -31,8 +31,10 @@ def folder() -> Iterator[Path]:
         yield made
 
 
-def prepared(folder: Path, system: str, form: str, seed: int) -> rig.Job:
-    job = rig.Job(folder, system, form, seed)
+def prepared(
+    folder: Path, name: str, form: str, seed: int, *, alone: bool = False
+) -> rig.Job:
+    job = rig.Job(folder, name, form, seed, alone=alone)
     job.prepare()
     return job
 
@@ -41,7 +43,7 @@ def judged(job: rig.Job, said: str, states: int) -> None:
     """Cut the power at many points of what was recorded."""
     assert said.startswith(("done", "refused: ")), said
     verdict = job.judge(states)
-    print(f"{job.system}, {job.form}, seed {job.seed}: {rig.told([verdict])}")
+    print(f"{job.name}, {job.form}, seed {job.seed}: {rig.told(verdict)}")
     assert not verdict.wrong
     assert verdict.states > states // 2
     assert verdict.claimed, "nothing had to be durable"
@@ -55,7 +57,7 @@ def test_cut_leaves_what_was_flushed(folder: Path, form: str) -> None:
 
 @requires("gcc")
 def test_syncs_that_do_nothing_are_noticed(folder: Path) -> None:
-    job = prepared(folder, "ext4", "append", 2)
+    job = prepared(folder, "ext4", "append", 2, alone=True)
     assert lost(job, "")
 
 
@@ -68,8 +70,20 @@ def test_cut_anywhere_on_any_system(
     folder: Path, system: str, form: str, seed: int
 ) -> None:
     job = prepared(folder, system, form, seed)
+    cut_somewhere(job)
+
+
+@requires("mkfs.btrfs", "btrfs")
+@pytest.mark.soak
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("variant", list(rig.VARIANTS))
+def test_cut_anywhere_on_other_systems(folder: Path, variant: str, form: str) -> None:
+    cut_somewhere(prepared(folder, variant, form, 17))
+
+
+def cut_somewhere(job: rig.Job) -> None:
     # Half of the disks lose their power while the image is written.
-    last = Random(seed).randint(300, 1500) if seed % 2 else 0
+    last = Random(job.seed).randint(300, 1500) if job.seed % 2 else 0
     judged(job, rig.cut_on_host(job, last=last), 100)
 
 
@@ -81,7 +95,7 @@ def test_cut_anywhere_on_any_system(
 def test_one_sync_that_does_nothing_is_noticed(
     folder: Path, system: str, form: str, name: str
 ) -> None:
-    job = prepared(folder, system, form, 3)
+    job = prepared(folder, system, form, 3, alone=True)
     assert lost(job, name)
 
 

@@ -10,11 +10,15 @@ all, and with exit code 75 when the disk under the image refused something:
 then it prints the errno's name. Between two batches the first hand has the
 index written anew, or a snapshot made; between two sittings the image is
 closed, and sometimes compacted.
+
+A neighbour uses the file system too, so that what nobody asked for becomes
+durable early: its fsync() commits the metadata of all files, its syncfs() data.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import errno
 import fcntl
 import os
@@ -22,6 +26,7 @@ import struct
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from random import Random
@@ -48,7 +53,8 @@ def main() -> int:
     args = parse()
     tell = mark_with(args.dm) if args.dm else note_in(args.diary)
     try:
-        work(args, tell)
+        with neighbour(args.folder.with_name("neighbour"), args.alone):
+            work(args, tell)
     except (ObdError, OSError) as error:
         if error.errno not in (errno.EIO, errno.EROFS):
             raise
@@ -67,6 +73,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--sittings", type=int, default=3)
     parser.add_argument("--batches", type=int, default=30)
+    parser.add_argument("--alone", action="store_true", help="without neighbour")
     parser.add_argument("--diary", type=Path)
     parser.add_argument("--dm", help="name of a log-writes target")
     return parser.parse_args()
@@ -158,6 +165,36 @@ class Hand:
             device.discard(offset, size)
         else:
             device.write_zeroes(offset, size)
+
+
+# -- The neighbour
+
+
+@contextmanager
+def neighbour(path: Path, alone: bool) -> Iterator[None]:
+    """Write to another file meanwhile."""
+    done = threading.Event()
+    thread = threading.Thread(target=disturb, args=(path, done))
+    if not alone:
+        thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        if not alone:
+            thread.join()
+
+
+def disturb(path: Path, done: threading.Event) -> None:
+    """Write to a file until done, or until the disk refuses it."""
+    chance, libc = Random(1), ctypes.CDLL(None)
+    with suppress(OSError), path.open("wb") as opened:
+        while not done.wait(chance.random() * 0.02):
+            os.pwrite(opened.fileno(), bytes(4096), chance.randrange(64) * 4096)
+            if chance.random() < 0.3:
+                libc.syncfs(opened.fileno())
+            else:
+                os.fsync(opened.fileno())
 
 
 # -- Where claims go
