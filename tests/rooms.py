@@ -32,6 +32,7 @@ FLOORS = [
     {"device"},
     {"config"},
     {"ops"},
+    {"nbd"},
     {""},  # obdengine/__init__.py
     {"cli"},
 ]

@@ -8,6 +8,14 @@ Nothing here decides anything: no I/O of its own, no retry, no cache.
 from obdengine._core.binding import Absent, StoredRange
 from obdengine._core.blobs import PRESENCE_UNIT, Blob, JumpTable
 from obdengine._core.devices import Device, RawExtent
+from obdengine._core.exports import (
+    REQUEST_MAX,
+    Call,
+    Command,
+    Event,
+    Session,
+    SessionOptions,
+)
 from obdengine._core.kernels import (
     ALGO_LZ4,
     ALGO_ZSTD,
@@ -29,14 +37,20 @@ __all__ = [
     "ALGO_ZSTD",
     "BLOCK_SEED",
     "PRESENCE_UNIT",
+    "REQUEST_MAX",
     "Absent",
     "Blob",
+    "Call",
+    "Command",
     "Device",
+    "Event",
     "Io",
     "JumpTable",
     "Port",
     "RawExtent",
     "SegMap",
+    "Session",
+    "SessionOptions",
     "Segments",
     "StoredRange",
     "Upper",

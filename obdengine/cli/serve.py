@@ -2,8 +2,9 @@
 """
 serve - `obd serve`: an image as an NBD export, for as long as it is wanted.
 
-It only starts nbdkit with the plugin, waits and stops it again. With a COMMAND
-it is wanted until the command ends, without one until a signal comes.
+It starts nbdkit with the plugin, or the export of our own (cli/export.py), waits
+and stops it again. With a COMMAND it is wanted until the command ends, without one
+until a signal comes.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -28,9 +29,12 @@ import click
 
 import obdengine
 from obdengine.cli import nbdkit
+from obdengine.cli.export import Export
 from obdengine.cli.images import layer_files
+from obdengine.device import Device
 from obdengine.errors import ObdError, UsageError
 from obdengine.layer import UpperOptions
+from obdengine.ops.folder import CONFIG_NAME
 from obdengine.units import parse_size
 
 __all__ = ["serve"]
@@ -96,15 +100,20 @@ class _Writing(NamedTuple):
         if not self.wanted and (self.max_size, self.garbage) != (None, None):
             raise UsageError("--max-size and --garbage go with --upper or --read-write")
 
-    def try_open(self, image: Sequence[str]) -> None:
-        """Open the image once: here, what is wrong gets its own exit code."""
-        obdengine.open(
+    def open(self, image: Sequence[str]) -> Device:
+        """Open the image as it is to be served."""
+        return obdengine.open(
             list(image),
             readonly=not self.wanted,
             upper=self.upper,
             form=self.form or "append",
             options=UpperOptions(self.max_size, self.garbage),
-        ).close()
+        )
+
+    def config_of(self, image: Sequence[str]) -> Path:
+        """Return the configuration that describes the image with its upper."""
+        found = self.upper / CONFIG_NAME if self.upper else Path(image[0])
+        return found.absolute()
 
     @property
     def keys(self) -> list[str]:
@@ -147,7 +156,15 @@ class _Split(click.Command):
     "--bind", metavar="ADDR", help="Address to listen on with --port (127.0.0.1)."
 )
 @click.option("--name", default="", metavar="EXPORT", help="Name of the export.")
-@click.option("--threads", type=click.IntRange(1, 256), help="Requests at a time (16).")
+@click.option(
+    "--engine",
+    type=click.Choice(["nbdkit", "native"]),
+    default="nbdkit",
+    help="Serve by nbdkit (the default), or by obd itself.",
+)
+@click.option(
+    "--threads", type=click.IntRange(1, 256), help="Requests of nbdkit at a time (16)."
+)
 @click.option(
     "--upper",
     type=click.Path(path_type=Path),
@@ -183,6 +200,7 @@ def serve(
     port: int | None,
     bind: str | None,
     name: str,
+    engine: str,
     threads: int | None,
     control: Path | None,
     **options: Any,
@@ -191,29 +209,55 @@ def serve(
 
     With COMMAND, run that with $uri and $unixsocket set, and end with it.
     """
-    if socket and port:
-        raise UsageError("--socket and --port exclude each other")
-    if bind and not port:
-        raise UsageError("--bind goes with --port")
+    _check(socket, port, bind, threads if engine == "native" else None)
     writing = _Writing(**options)
     writing.check()
-    keys = [*_image_keys(image), *writing.keys]
-    writing.try_open(image)
-    keys += [f"export={name}"] if name else []
-    keys += [f"control={control.absolute()}"] if control else []
-    nbdkit_options = ["--threads", str(threads)] if threads else []
+    layer_files(image)
     with ExitStack() as stack:
+        # Here, what is wrong with the image gets its own exit code.
+        device = stack.enter_context(writing.open(image))
         socket = _place(socket, port, stack)
         address = _Address(socket, bind or "127.0.0.1", port or 0, name)
-        running = _running(address, nbdkit_options, keys, writing.wanted)
+        running: AbstractContextManager[subprocess.Popen[bytes] | None]
+        if engine == "native":
+            running = _natively(address, device, control, writing.config_of(image))
+        else:
+            device.close()
+            keys = [*_image_keys(image), *writing.keys, *_more_keys(name, control)]
+            running = _running(address, threads, keys, writing.wanted)
         server = stack.enter_context(running)
         return _run(command, address) if command else _wait(server, address)
 
 
+def _check(
+    socket: Path | None, port: int | None, bind: str | None, threads: int | None
+) -> None:
+    """Raise UsageError for words that exclude each other."""
+    if threads:
+        raise UsageError("--threads goes with nbdkit")
+    if socket and port:
+        raise UsageError("--socket and --port exclude each other")
+    if bind and not port:
+        raise UsageError("--bind goes with --port")
+
+
+def _natively(
+    address: _Address, device: Device, control: Path | None, config: Path
+) -> AbstractContextManager[None]:
+    """Return the export of our own as a context."""
+    export = Export(address.socket, address.host, address.port, address.name)
+    return export.served(device, control, config)
+
+
 def _image_keys(image: Sequence[str]) -> list[str]:
-    """Return what names the image to the plugin, once it is known to be local."""
-    layer_files(image)
+    """Return what names the image to the plugin."""
     return [f"config={Path(word).absolute()}" for word in image]
+
+
+def _more_keys(name: str, control: Path | None) -> list[str]:
+    """Return what else the plugin is told."""
+    keys = [f"export={name}"] if name else []
+    return [*keys, f"control={control.absolute()}"] if control else keys
 
 
 def _place(socket: Path | None, port: int | None, stack: ExitStack) -> Path | None:
@@ -245,9 +289,10 @@ def _is_alive(path: Path) -> bool:
 
 @contextmanager
 def _running(
-    address: _Address, options: Sequence[str], keys: Sequence[str], writing: bool
+    address: _Address, threads: int | None, keys: Sequence[str], writing: bool
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Yield an nbdkit that takes connections; it is stopped at the end."""
+    options = ["--threads", str(threads)] if threads else []
     with tempfile.TemporaryDirectory(prefix="obd-") as folder:
         # nbdkit writes its pid when it is ready: a FIFO makes that an event.
         ready = Path(folder, "pid")
@@ -355,10 +400,10 @@ def _handling(signum: int, handler: signal._HANDLER) -> Iterator[None]:
         signal.signal(signum, before)
 
 
-def _wait(server: subprocess.Popen[bytes], address: _Address) -> int:
+def _wait(server: subprocess.Popen[bytes] | None, address: _Address) -> int:
     """Print the URI and wait for a signal, which is the normal end."""
     signals, wake = os.pipe()
-    ended = os.pidfd_open(server.pid)
+    watched = [signals, wake, *([os.pidfd_open(server.pid)] if server else [])]
 
     def asked(_signum: int, _frame: FrameType | None) -> None:
         os.write(wake, b"x")
@@ -366,9 +411,9 @@ def _wait(server: subprocess.Popen[bytes], address: _Address) -> int:
     with _handling(signal.SIGINT, asked), _handling(signal.SIGTERM, asked):
         click.echo(address.uri)
         sys.stdout.flush()
-        seen, _, _ = select.select([signals, ended], [], [])
-    for fd in (signals, wake, ended):
+        seen, _, _ = select.select([signals, *watched[2:]], [], [])
+    for fd in watched:
         os.close(fd)
-    if ended in seen and signals not in seen:
+    if server and signals not in seen:
         raise ObdError(f"nbdkit ended by itself with code {server.wait()}")
     return 0

@@ -45,6 +45,7 @@ class Device:
         layers: the read-only layers, bottom first.
         upper: the writable layer, or None.
         size: bytes of the disk: that of the topmost layer that has one.
+        port: where native code enters it, whatever becomes of layers and upper.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class Device:
         upper.
         """
         self.name = name
-        self._port = _core.Port()
+        self.port = _core.Port()
         # How many cores use a part.
         self._users: Counter[Layer | Upper] = Counter()
         self._use(self._pile(layers, upper, size))
@@ -90,7 +91,7 @@ class Device:
         """Be this from now on; it cannot fail."""
         writable = stack.upper is not None and not stack.upper.readonly
         # Afterwards no native request is in the old core, which may go then.
-        self._port.use(stack.core, writable=writable)
+        self.port.use(stack.core, writable=writable)
         self.layers, self.upper, self.size, self._table, core = stack
         self._core: _core.Device | None = core
 
@@ -101,7 +102,7 @@ class Device:
         Good for as long as the device is referred to, or that is held. What
         cannot be done there is asked for here again.
         """
-        return self._port.address
+        return self.port.address
 
     @property
     def readonly(self) -> bool:
@@ -176,7 +177,7 @@ class Device:
 
     def flush(self) -> None:
         """Make every write durable that returned before; raises SourceError."""
-        with self._port:
+        with self.port:
             self._core or self._closed()
             upper = self.upper
             if upper and not upper.readonly:
@@ -189,7 +190,7 @@ class Device:
 
         Raises ReadOnly, SourceError, Closed.
         """
-        with self._port:
+        with self.port:
             self._core or self._closed()
             if self.upper is None or self.readonly:
                 raise self._read_only()
@@ -197,7 +198,7 @@ class Device:
             self.upper.compact_index()
 
     def _write(self, call: Callable[[_core.Device], None]) -> None:
-        with self._port:
+        with self.port:
             core = self._core or self._closed()
             if self.readonly:
                 raise self._read_only()
@@ -220,7 +221,7 @@ class Device:
         it then leaves everything as it was. No write and no flush runs
         meanwhile, reads go on. Raises ReadOnly, Closed, and what change raises.
         """
-        with self._port.shut():
+        with self.port.shut():
             self._core or self._closed()
             if self.upper is None or self.readonly:
                 raise self._read_only()
@@ -250,10 +251,10 @@ class Device:
 
         What was written is made durable first; raises what flush() raises.
         """
-        with self._port.shut():
+        with self.port.shut():
             core, self._core = self._core, None
             upper, self.upper, self.layers = self.upper, None, ()
-            self._port.use(None, writable=False)
+            self.port.use(None, writable=False)
         if core and upper and not upper.readonly:
             upper.flush()
 
