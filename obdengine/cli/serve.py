@@ -101,7 +101,8 @@ class _Writing(NamedTuple):
             raise UsageError("--max-size and --garbage go with --upper or --read-write")
 
     def open(self, image: Sequence[str]) -> Device:
-        """Open the image as it is to be served."""
+        """Open the image as it is to be served; it must be on this machine."""
+        layer_files(image)
         return obdengine.open(
             list(image),
             readonly=not self.wanted,
@@ -212,7 +213,6 @@ def serve(
     _check(socket, port, bind, threads if engine == "native" else None)
     writing = _Writing(**options)
     writing.check()
-    layer_files(image)
     with ExitStack() as stack:
         # Here, what is wrong with the image gets its own exit code.
         device = stack.enter_context(writing.open(image))
