@@ -57,14 +57,14 @@ def configuration(word: str) -> Path:
 
 
 def layer_files(image: Sequence[str]) -> list[Path]:
-    """Return the layer files of an image, bottom first; raises as resolved()."""
-    return resolved(image).layers
+    """Return the files of an image's layers, bottom first; raises as resolved()."""
+    return resolved(image).files
 
 
 def files_of(image: Image) -> list[Path]:
     """Return every file of an image, those of its upper last."""
     upper = [image.upper.data, image.upper.index] if image.upper else []
-    return [*image.layers, *(path for path in upper if path)]
+    return [*image.files, *(path for path in upper if path)]
 
 
 def look(image: Sequence[str]) -> tuple[Device, str | None]:

@@ -6,21 +6,16 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
-from errno import ENOMEM
 from pathlib import Path
 
 from obdengine import config
 from obdengine.device import Device
-from obdengine.errors import CoreError, LimitError, ReadOnly
-from obdengine.layer import Layer, UpperOptions, open_layer, open_upper
+from obdengine.errors import ReadOnly
+from obdengine.layer import UpperOptions, open_upper
 from obdengine.ops.folder import make_or_reopen, room_of
+from obdengine.ops.layers import open_layers
 
-__all__ = ["MAX_STACK_ENTRIES", "open_image", "open_layers"]
-
-# Entries of all layers together. A layer of a million compresses to 20 KiB, so
-# a small image could ask for any amount of memory; this many take 1 GiB, and
-# no real image comes near.
-MAX_STACK_ENTRIES = 1 << 24
+__all__ = ["open_image"]
 
 _Name = str | os.PathLike[str]
 
@@ -92,26 +87,3 @@ def _stack(
     )
     opened.callback(upper.close)
     return Device(layers, name, upper)
-
-
-def open_layers(files: Sequence[Path], opened: ExitStack) -> list[Layer]:
-    """Open every file as a layer; opened closes them."""
-    entries = 0
-    layers: list[Layer] = []
-    for path in files:
-        layers.append(_open(path))
-        opened.callback(layers[-1].close)
-        entries += layers[-1].entries
-        if entries > MAX_STACK_ENTRIES:
-            raise LimitError(
-                f"{path}: with this layer the image has {entries} index entries, "
-                f"at most {MAX_STACK_ENTRIES} are accepted"
-            )
-    return layers
-
-
-def _open(path: Path) -> Layer:
-    try:
-        return open_layer(path)
-    except MemoryError as error:
-        raise CoreError(f"{path}: no memory to open it", errno=ENOMEM) from error
