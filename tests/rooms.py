@@ -26,6 +26,7 @@ FLOORS = [
     {"units", "segment"},
     {"_core"},
     {"source"},
+    {"oci"},
     {"blob"},
     {"layer"},
     {"index"},
@@ -42,6 +43,7 @@ FORBIDDEN = {"index": {"source", "blob", "layer"}}
 # What is not in the standard library, and the rooms that may use it.
 THIRD_PARTY = {
     "_core": {"cffi", "_cffi_backend"},
+    "source": {"urllib3"},
     "cli": {"click", "tqdm"},
 }
 
