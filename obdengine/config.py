@@ -109,6 +109,7 @@ class LayerFile:
         target_digest: of the target.
         target_url: where a registry has the target.
         gzip_index: the file that says where to start reading in the target.
+        dir: the folder that may hold it, and may get it from the registry.
         where: what names the layer, for errors.
     """
 
@@ -120,6 +121,7 @@ class LayerFile:
     target_digest: str = ""
     target_url: str = ""
     gzip_index: Path | None = None
+    dir: Path | None = None
     where: str = field(default="", compare=False)
 
     @property
@@ -215,6 +217,7 @@ class ImageConfig(NamedTuple):
             target_digest=lower.target_digest,
             target_url=self._url_of(lower.target_digest),
             gzip_index=self._named(lower.gzip_index, f"{where}.gzipIndex"),
+            dir=self.path.parent / lower.dir if lower.dir else None,
             where=where,
         )
 

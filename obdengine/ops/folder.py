@@ -156,6 +156,7 @@ def row_of(layer: LayerFile, folder: Path | None = None) -> dict[str, Any]:
         "file": layer.path,
         "targetFile": layer.target,
         "gzipIndex": layer.gzip_index,
+        "dir": None if layer.path else layer.dir,
     }
     row = {key: _name_in(folder, file) for key, file in files.items() if file}
     words = {
