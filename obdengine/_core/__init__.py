@@ -21,6 +21,7 @@ from obdengine._core.kernels import (
     zero_granules,
 )
 from obdengine._core.segments import SegMap, Segments, merge
+from obdengine._core.streams import Unzstd
 from obdengine._core.uppers import Io, Upper, UpperFacts, punch
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "SegMap",
     "Segments",
     "StoredRange",
+    "Unzstd",
     "Upper",
     "UpperFacts",
     "crc32c",

@@ -58,6 +58,13 @@ int obd_zblock_encode(int algo, int level, uint32_t block_size, int verify,
 int obd_zblock_decode_one(int algo, int verify, const uint8_t *src, size_t n,
                           uint8_t *dst, size_t size, struct obd_fault *fault);
 
+struct obd_unzstd;
+struct obd_unzstd *obd_unzstd_new(void);
+void obd_unzstd_free(struct obd_unzstd *u);
+int obd_unzstd_run(struct obd_unzstd *u, const uint8_t *src, size_t n,
+                   size_t *used, uint8_t *dst, size_t cap, size_t *made,
+                   int *ended);
+
 void obd_scan_zero(const uint8_t *p, size_t n, size_t granule,
                    uint8_t *flags);
 void obd_scan_same(const uint8_t *a, const uint8_t *b, size_t n,

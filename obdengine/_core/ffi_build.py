@@ -29,6 +29,7 @@ PARTS = (
     "scratch",
     "segmap",
     "space",
+    "unzstd",
     "upper",
     "zblock",
 )
