@@ -5,8 +5,14 @@ _core - the door to the C core: what the rest of the package may use of it.
 Nothing here decides anything: no I/O of its own, no retry, no cache.
 """
 
-from obdengine._core.binding import Absent, StoredRange
-from obdengine._core.blobs import PRESENCE_UNIT, Blob, JumpTable
+from obdengine._core.binding import Absent, Damaged, StoredRange
+from obdengine._core.blobs import (
+    PRESENCE_UNIT,
+    USE_STEP,
+    Blob,
+    JumpTable,
+    unit_sums,
+)
 from obdengine._core.devices import Device, RawExtent
 from obdengine._core.kernels import (
     ALGO_LZ4,
@@ -31,6 +37,7 @@ __all__ = [
     "PRESENCE_UNIT",
     "Absent",
     "Blob",
+    "Damaged",
     "Device",
     "Io",
     "JumpTable",
@@ -38,6 +45,7 @@ __all__ = [
     "SegMap",
     "Segments",
     "StoredRange",
+    "USE_STEP",
     "Unzstd",
     "Upper",
     "UpperFacts",
@@ -49,5 +57,6 @@ __all__ = [
     "merge",
     "punch",
     "same_granules",
+    "unit_sums",
     "zero_granules",
 ]

@@ -16,9 +16,7 @@ struct obd_blob {
     uint64_t offset;            /* of the payload, in the file */
     uint64_t size;              /* of the stream */
     struct obd_jump *jump;      /* NULL when the stream is stored as it is */
-    _Atomic uint64_t *present;  /* NULL when all of the file is here */
-    uint64_t file_size;
-    unsigned unit_shift;
+    struct obd_presence presence;
     int fd;
 };
 
@@ -59,7 +57,7 @@ obd_blob_free(struct obd_blob *b)
     if (b == NULL)
         return;
     obd_jump_free(b->jump);
-    free((void *)b->present);
+    obd_presence_end(&b->presence);
     free(b);
 }
 
@@ -69,81 +67,38 @@ obd_blob_size(const struct obd_blob *b)
     return b->size;
 }
 
-static uint64_t
-units_of(const struct obd_blob *b)
-{
-    return (b->file_size >> b->unit_shift) + 1;
-}
-
 size_t
 obd_blob_memory(const struct obd_blob *b)
 {
-    size_t size = sizeof *b;
+    size_t size = sizeof *b + obd_presence_memory(&b->presence);
 
-    if (b->jump != NULL)
-        size += obd_jump_memory(b->jump);
-    if (b->present != NULL)
-        size += (units_of(b) / 64 + 1) * sizeof *b->present;
-    return size;
+    return b->jump != NULL ? size + obd_jump_memory(b->jump) : size;
 }
 
-int
-obd_blob_track(struct obd_blob *b, uint64_t file_size, unsigned unit_shift)
+struct obd_presence *
+obd_blob_presence(struct obd_blob *b)
 {
-    if (unit_shift > 30 || b->present != NULL)
-        return OBD_BAD_ARGUMENT;
-    b->file_size = file_size;
-    b->unit_shift = unit_shift;
-    b->present = calloc(units_of(b) / 64 + 1, sizeof *b->present);
-    return b->present == NULL ? OBD_NOMEM : OBD_OK;
-}
-
-void
-obd_blob_mark(struct obd_blob *b, uint64_t offset, uint64_t size)
-{
-    uint64_t end, unit = UINT64_C(1) << b->unit_shift;
-
-    if (b->present == NULL || !obd_add(offset, size, &end))
-        return;
-    /* The last unit ends where the file does. */
-    end = end >= b->file_size ? units_of(b) << b->unit_shift : end;
-    uint64_t first = obd_min(offset, b->file_size) + unit - 1;
-
-    for (uint64_t u = first >> b->unit_shift; u < end >> b->unit_shift; u++)
-        atomic_fetch_or_explicit(&b->present[u / 64],
-                                 UINT64_C(1) << (u % 64),
-                                 memory_order_release);
+    return &b->presence;
 }
 
 bool
 obd_blob_present(const struct obd_blob *b, uint64_t file_offset,
                  uint64_t file_size)
 {
-    if (b->present == NULL || file_size == 0)
-        return true;
-    uint64_t last = (file_offset + file_size - 1) >> b->unit_shift;
-
-    for (uint64_t u = file_offset >> b->unit_shift; u <= last; u++) {
-        uint64_t word = atomic_load_explicit(&b->present[u / 64],
-                                             memory_order_acquire);
-
-        if (!(word >> (u % 64) & 1))
-            return false;
-    }
-    return true;
+    return obd_presence_here(&b->presence, file_offset, file_size);
 }
 
-/* Fill buf from the file, or say why not. */
+/* Fill buf from the file, or say why not.  What is said of presence may
+ * change by it, which is no part of what the blob is.
+ */
 static int
 load(const struct obd_blob *b, uint64_t at, uint8_t *buf, size_t size,
      struct obd_fault *fault)
 {
-    if (!obd_blob_present(b, at, size)) {
-        fault->at = at;
-        fault->want = size;
-        return OBD_ABSENT;
-    }
-    return obd_file_read(b->fd, at, buf, size, fault);
+    if (b->presence.here == NULL)
+        return obd_file_read(b->fd, at, buf, size, fault);
+    return obd_presence_read((struct obd_presence *)&b->presence, b->fd, at,
+                             buf, size, fault);
 }
 
 /* How many blocks from first, up to last, fit in the scratch when stored. */
@@ -364,10 +319,10 @@ obd_blob_stored(const struct obd_blob *b, uint64_t offset, uint64_t size,
 uint64_t
 obd_blob_step(const struct obd_blob *b, uint64_t offset)
 {
-    unsigned shift = b->jump ? b->jump->block_shift : b->unit_shift;
+    unsigned shift = b->jump ? b->jump->block_shift : b->presence.shift;
     uint64_t step = UINT64_C(1) << shift;
 
-    if (b->present == NULL)
+    if (b->presence.here == NULL)
         return b->size - offset;
     return obd_min(step - (offset & (step - 1)), b->size - offset);
 }

@@ -12,6 +12,7 @@
 
 #include "jump.h"
 #include "obd.h"
+#include "presence.h"
 #include "scratch.h"
 
 struct obd_blob;
@@ -36,18 +37,11 @@ extern uint64_t obd_blob_size(const struct obd_blob *b) OBD_NONNULL(1);
 /* Bytes of memory that the blob takes. */
 extern size_t obd_blob_memory(const struct obd_blob *b) OBD_NONNULL(1);
 
-/* From now on bytes of the file (file_size of them) are absent until marked,
- * in units of 1 << unit_shift.  Call before the first read.
+/* Which bytes of the file are here: all, unless this says otherwise before
+ * the first read.
  */
-extern int obd_blob_track(struct obd_blob *b, uint64_t file_size,
-                          unsigned unit_shift)
+extern struct obd_presence *obd_blob_presence(struct obd_blob *b)
     OBD_NONNULL(1) OBD_MUST_USE;
-
-/* The size bytes at offset of the file are there.  Units that are covered in
- * part are left as they are.  Safe while others read.
- */
-extern void obd_blob_mark(struct obd_blob *b, uint64_t offset, uint64_t size)
-    OBD_NONNULL(1);
 
 /* Fill buf with the size bytes at offset of the stream.  On failure buf is
  * unspecified; fault->at is an offset in the file; OBD_ABSENT: the range of

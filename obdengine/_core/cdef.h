@@ -21,6 +21,9 @@ enum obd_algo {
 enum obd_extent_flags {
     OBD_EXTENT_ZERO = ..., OBD_EXTENT_DATA = ..., OBD_EXTENT_PRESENT = ...
 };
+enum obd_ranges {
+    OBD_RANGES_STORED = ..., OBD_RANGES_ABSENT = ..., OBD_RANGES_STREAM = ...
+};
 
 struct obd_fault {
     uint64_t at;
@@ -102,15 +105,28 @@ struct obd_blob *obd_blob_new_zfile(int fd, uint64_t offset,
 void obd_blob_free(struct obd_blob *b);
 uint64_t obd_blob_size(const struct obd_blob *b);
 size_t obd_blob_memory(const struct obd_blob *b);
-int obd_blob_track(struct obd_blob *b, uint64_t file_size,
-                   unsigned unit_shift);
-void obd_blob_mark(struct obd_blob *b, uint64_t offset, uint64_t size);
 int obd_blob_pread(const struct obd_blob *b, uint64_t offset, uint8_t *buf,
                    size_t size, struct obd_fault *fault);
 int obd_blob_check(const struct obd_blob *b, uint64_t first, uint64_t count,
                    struct obd_fault *fault);
 void obd_blob_stored(const struct obd_blob *b, uint64_t offset, uint64_t size,
                      uint64_t *file_offset, uint64_t *file_size);
+
+struct obd_presence;
+struct obd_presence *obd_blob_presence(struct obd_blob *b);
+int obd_presence_begin(struct obd_presence *p, uint64_t size, unsigned shift);
+int obd_presence_guard(struct obd_presence *p, uint32_t seed, int spare);
+void obd_presence_mark(struct obd_presence *p, uint64_t offset,
+                       uint64_t size);
+void obd_presence_adopt(struct obd_presence *p, uint64_t first,
+                        const uint32_t *sums, size_t n, int is_lent);
+void obd_presence_forget(struct obd_presence *p, uint64_t offset,
+                         uint64_t size);
+bool obd_presence_here(const struct obd_presence *p, uint64_t offset,
+                       uint64_t size);
+void obd_presence_take_used(struct obd_presence *p, uint8_t *used, size_t n);
+void obd_presence_sums(uint32_t seed, uint64_t first, const uint8_t *data,
+                       size_t size, uint32_t *sums);
 
 struct obd_device *obd_device_new(struct obd_blob *const *blobs,
                                   size_t nblobs,
@@ -130,7 +146,7 @@ int obd_device_extents(const struct obd_device *d, uint64_t offset,
                        uint64_t size, struct obd_extent *out, size_t cap,
                        size_t *n, struct obd_fault *fault);
 int obd_device_ranges(const struct obd_device *d, uint64_t offset,
-                      uint64_t size, int absent_only, struct obd_range *out,
+                      uint64_t size, int which, struct obd_range *out,
                       size_t cap, size_t *n, struct obd_fault *fault);
 
 struct obd_io {

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from obdengine._core.binding import (
     Absent,
     Buffer,
+    Damaged,
     StoredRange,
     check,
     ffi,
@@ -20,7 +21,7 @@ from obdengine._core.binding import (
 from obdengine._core.blobs import Blob
 from obdengine._core.segments import SegMap
 from obdengine._core.uppers import Upper
-from obdengine.errors import UsageError
+from obdengine.errors import BadBlock, BadChecksum, UsageError
 from obdengine.units import SECTOR, round_up
 
 __all__ = ["Device", "RawExtent"]
@@ -68,7 +69,15 @@ class Device:
         if status == lib.OBD_ABSENT:
             raise Absent(self.ranges(offset, len(dst), absent_only=True))
         if status != lib.OBD_OK:
+            self._raise(status, fault)
+
+    def _raise(self, status: int, fault: Any) -> None:
+        try:
             check(status, fault, self._name_of(fault))
+        except (BadBlock, BadChecksum) as error:
+            if fault.layer < len(self._blobs) and self._blobs[fault.layer].guarded:
+                raise Damaged(fault.layer, fault.block, error) from error
+            raise
 
     def _name_of(self, fault: Any) -> str:
         if self._upper and fault.layer == len(self._blobs):
@@ -100,6 +109,8 @@ class Device:
             raise Absent(self.ranges(start, end - start, absent_only=True))
         if status != lib.OBD_OK:
             name = self._upper.name if self._upper else self._name_of(fault)
+            if status in (lib.OBD_BAD_CRC, lib.OBD_BAD_BLOCK):
+                self._raise(status, fault)
             check(status, fault, name)
 
     def extents(self, offset: int, size: int) -> list[RawExtent]:
@@ -116,10 +127,18 @@ class Device:
         self, offset: int, size: int, *, absent_only: bool = False
     ) -> list[StoredRange]:
         """Return which bytes of which files the range is made from."""
+        which = lib.OBD_RANGES_ABSENT if absent_only else lib.OBD_RANGES_STORED
+        return self._ranges(offset, size, which)
+
+    def streams(self, offset: int, size: int) -> list[StoredRange]:
+        """Return which bytes of which layers' streams the range is made from."""
+        return self._ranges(offset, size, lib.OBD_RANGES_STREAM)
+
+    def _ranges(self, offset: int, size: int, which: int) -> list[StoredRange]:
         out = ffi.new("struct obd_range[]", _ENTRIES_AT_ONCE)
         n, fault = ffi.new("size_t *"), new_fault()
         status = lib.obd_device_ranges(
-            self._c, offset, size, absent_only, out, _ENTRIES_AT_ONCE, n, fault
+            self._c, offset, size, which, out, _ENTRIES_AT_ONCE, n, fault
         )
         check(status, fault, "disk")
         found = (out[i] for i in range(n[0]))

@@ -23,6 +23,7 @@ PARTS = (
     "jump",
     "live",
     "merge",
+    "presence",
     "record",
     "replay",
     "scan",

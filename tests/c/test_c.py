@@ -26,7 +26,7 @@ SANITIZERS = {
 # All that the core may ask of the C library; no socket, thread, log or exit.
 ALLOWED = {
     *("calloc", "free", "malloc", "realloc", "aligned_alloc", "madvise"),
-    *("memcmp", "memcpy", "memmove", "memset", "qsort", "pread", "pread64"),
+    *("memcmp", "memcpy", "memmove", "memset", "qsort", "pread", "preadv", "pread64"),
     *("pwrite", "fdatasync", "ftruncate", "fallocate"),  # io.c's
     "nanosleep",  # where a full log waits for readers
     *(f"pthread_mutex_{verb}" for verb in ("init", "destroy", "lock", "unlock")),
