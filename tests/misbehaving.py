@@ -69,7 +69,9 @@ class Misbehaving:
         self._server = _Quiet(("127.0.0.1", 0), handler)
         self.host = f"127.0.0.1:{self._server.server_port}"
         self.url = f"http://{self.host}"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        threading.Thread(
+            target=self._server.serve_forever, args=[0.02], daemon=True
+        ).start()
 
     def fault_for(self, path: str) -> str:
         """Return what to do wrong with a request."""
@@ -288,7 +290,7 @@ def _chunked(handler: _Handler, good: _Good) -> None:
 def _wrong_range(handler: _Handler, good: _Good) -> None:
     """Send another range, and say so."""
     start, end, total = _range(good)
-    said = f"bytes {start + 512}-{end + 512}/{total + 4096}"
+    said = f"bytes {start + 512}-{end + 512}/{total}"
     handler.say(good.status, {**good.headers, "Content-Range": said}, good.body)
 
 
