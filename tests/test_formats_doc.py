@@ -14,6 +14,7 @@ import pytest
 from obdengine.blob import format as zfile
 from obdengine.layer import create_upper
 from obdengine.layer import format as lsmt
+from obdengine.oci import words
 from tests.tools import ROOT
 
 FIELD_ROW = re.compile(r"^\| (\d+) \| (\d+) \| (\w+) \|", re.MULTILINE)
@@ -68,3 +69,16 @@ def test_files_of_a_writable_layer(form: str, tmp_path: Path) -> None:
     )
     made = [(tmp_path / name).read_bytes() for name in ("data", "index")]
     assert [lsmt.unpack_header(raw).flags for raw in made] == [int(f) for f in found]
+
+
+def test_words_of_container_images() -> None:
+    page = text_of("oci.md")
+    known = {
+        value
+        for key in words.__all__
+        if isinstance(value := getattr(words, key), str)
+        and value.startswith("containerd.io/")
+    }
+    assert set(re.findall(r"^\| `(containerd[^`]+)`", page, re.MULTILINE)) == known
+    for kind in (words.INDEXES, words.MANIFESTS, words.CONFIGS):
+        assert all(f"`{media_type}`" in page for media_type in kind)

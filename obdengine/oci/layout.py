@@ -171,6 +171,12 @@ class LayoutStore:
         """Return what the layout's index names, in its order."""
         return self._index().manifests
 
+    def path_of(self, descriptor: Descriptor) -> Path | None:
+        """Return where a blob is, or would be; None in an archive."""
+        if isinstance(self._files, Folder):
+            return self._files.path / _path_of(descriptor.digest)
+        return None
+
     # -- Writing
 
     def put_blob(

@@ -346,7 +346,7 @@ def media_type_of(found: Mapping[str, Any], name: str, served_as: str = "") -> s
         raise _bad(name, "schemaVersion", 2, version)
     own = _text(found, "mediaType", name, "")
     known = words.MANIFESTS | words.INDEXES
-    if own and served_as and own != served_as and {own, served_as} & known:
+    if own and served_as in known and own != served_as:
         raise _bad(name, "mediaType", f"{served_as}, as it is called", own)
     is_image = any(found.get(key) for key in ("layers", "config"))
     if found.get("manifests") and is_image:
@@ -416,21 +416,23 @@ def _texts(found: Mapping[str, Any], key: str, name: str, where: str) -> dict[st
     return value
 
 
-def _list(found: Mapping[str, Any], key: str, name: str, most: int) -> list[Any]:
+def _list(
+    found: Mapping[str, Any], key: str, name: str, most: int, where: str = ""
+) -> list[Any]:
     value = found.get(key)
     if value is None:
         return []
     if not isinstance(value, list):
-        raise _bad(name, key, "a list", value)
+        raise _bad(name, _at(where, key), "a list", value)
     if len(value) > most:
-        raise _bad(name, key, f"at most {most} entries", len(value))
+        raise _bad(name, _at(where, key), f"at most {most} entries", len(value))
     return value
 
 
 def _list_of_texts(
     found: Mapping[str, Any], key: str, name: str, where: str
 ) -> list[str]:
-    value = _list(found, key, name, MAX_LAYERS)
+    value = _list(found, key, name, MAX_LAYERS, where)
     for inner in value:
         if not isinstance(inner, str):
             raise _bad(name, _at(where, key), "a list of texts", inner)
