@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import click
 
-from obdengine.cli import convert_local
+from obdengine.cli import convert_local, convert_vm
 from obdengine.cli.convert_job import Converter, Job
 from obdengine.cli.layers import layer_settings, refuse_given, say_written
 from obdengine.cli.output import json_option, progress_option
@@ -24,6 +24,8 @@ __all__ = ["CONVERTERS", "convert"]
 # The first one whose matches() says so gets the job: the particular before the
 # general.
 CONVERTERS: list[Converter] = [
+    convert_vm.EXPORT,
+    convert_vm.IMPORT,
     convert_local.TO_RAW,
     convert_local.TO_LAYER,
 ]
@@ -78,8 +80,9 @@ def convert(
 ) -> None:
     """Convert SRC to DST; "-" is standard input or output.
 
-    SRC is a raw disk, or an IMAGE (a config.v1.json, or layer files with the
-    bottom first), which becomes one layer or one raw disk.
+    SRC is a raw disk, an image file of a virtual machine, or an IMAGE (a
+    config.v1.json, or layer files with the bottom first). DST is a layer, a
+    folder for an image of several, or what -O says.
     """
     job = Job(source, target, source_format, target_format, options, progress, context)
     converter = _converter(job)

@@ -37,32 +37,33 @@ from obdengine.ops.convert import to_layer, to_raw
 from obdengine.ops.disks import RawDisk, looks_like_image
 from obdengine.ops.layer_file import LayerOptions, Written
 
-__all__ = ["TO_LAYER", "TO_RAW"]
+__all__ = ["TO_LAYER", "TO_RAW", "is_stack", "open_stack", "refuse_streams"]
 
 
-def _is_stack(job: Job) -> bool:
-    """Tell whether the sources are layers or a configuration, not a raw disk."""
+def is_stack(job: Job) -> bool:
+    """Tell whether the sources are layers or a configuration, not another disk."""
     if job.source_format:
         return job.source_format == "obd"
     first = job.sources[0]
     return len(job.sources) > 1 or Path(first).is_dir() or looks_like_image(first)
 
 
-def _refuse_streams(job: Job) -> None:
+def refuse_streams(job: Job) -> None:
+    """Raise UsageError for layers that come through a pipe."""
     if STREAM in job.sources:
         raise UsageError("a layer cannot be read from standard input")
 
 
 def _to_raw(job: Job) -> Facts:
-    if not _is_stack(job):
+    if not is_stack(job):
         if job.sources[0] != STREAM:
             Path(job.sources[0]).stat()  # a typing error is not a raw disk
         raise UsageError(
             "both sides are raw, there is nothing to convert", hint="see cp --sparse"
         )
-    _refuse_streams(job)
+    refuse_streams(job)
     with ExitStack() as stack, progress_bar("convert", job.progress) as show:
-        source = _open(stack, job.sources, job.target)
+        source = open_stack(stack, job.sources, job.target)
         to_raw(source, job.target, progress=show)
     facts: Facts = {"filename": job.target, "format": "raw"}
     if job.target != STREAM:
@@ -75,18 +76,18 @@ def _to_raw(job: Job) -> Facts:
 
 
 def _to_layer(job: Job) -> Facts:
-    is_stack, base = _is_stack(job), job.options["base"]
-    if is_stack:
-        _refuse_streams(job)
+    stacked, base = is_stack(job), job.options["base"]
+    if stacked:
+        refuse_streams(job)
     elif len(job.sources) > 1:
         raise UsageError("one raw disk at a time", hint="several SRC are layers")
     refuse_codec_options(job.context)
     options = layer_options(**job.chosen(LAYER_OPTIONS))
     with ExitStack() as stack, progress_bar("convert", job.progress) as show:
-        below = _open(stack, base, job.target) if base else None
+        below = open_stack(stack, base, job.target) if base else None
         source: RawDisk | Device
-        if is_stack:
-            source = _open(stack, job.sources, job.target)
+        if stacked:
+            source = open_stack(stack, job.sources, job.target)
         else:
             refuse_overwriting(job.target, job.sources)
             sure = job.source_format is not None
@@ -110,7 +111,8 @@ def _notices(
     yield from notices(options, written)
 
 
-def _open(stack: ExitStack, image: Sequence[str], target: str) -> Device:
+def open_stack(stack: ExitStack, image: Sequence[str], target: str) -> Device:
+    """Open an image that is not to be the target; stack closes it."""
     refuse_overwriting(target, [*image, *files_of(resolved(image))])
     words = [configuration(word) for word in image]
     return stack.enter_context(obdengine.open(words))
