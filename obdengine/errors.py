@@ -23,8 +23,11 @@ errors - everything that obdengine raises, in one tree.
     |   +-- BadHeader                    a field of a header or trailer
     |   +-- BadIndex                     an entry of an LSMT index
     |   +-- BadJumpTable                 the block table of a ZFile
+    |   +-- BadTargetIndex               the index over a compressed target
     |   +-- BadChecksum                  a crc does not match
     |   +-- BadBlock                     a block does not inflate
+    |   +-- BadTar                       a tar archive, or a member of one
+    |   +-- BadFileSystem                what ext4 keeps on a disk
     |   +-- BadManifest                  a manifest, an index or an image config
     |   +-- DigestMismatch               a blob is not the one that its digest names
     +-- CoreError               EIO      the C core cannot work here
@@ -47,6 +50,7 @@ __all__ = [
     "BadIndex",
     "BadJumpTable",
     "BadMagic",
+    "BadTargetIndex",
     "BadManifest",
     "Busy",
     "Closed",
@@ -222,6 +226,10 @@ class BadJumpTable(FormatError):
     """The table of block lengths of a ZFile is wrong."""
 
 
+class BadTargetIndex(FormatError):
+    """The index over a TurboOCI layer's compressed target is wrong."""
+
+
 class BadChecksum(FormatError):
     """A stored checksum does not match the bytes that it covers."""
 
@@ -236,6 +244,14 @@ class BadManifest(FormatError):
 
 class DigestMismatch(FormatError):
     """A blob does not have the size or the digest that it was named by."""
+
+
+class BadTar(FormatError):
+    """A tar archive is damaged, or a member of it cannot be what it says."""
+
+
+class BadFileSystem(FormatError):
+    """A file system on a disk is damaged, or there is none."""
 
 
 class CoreError(ObdError):

@@ -147,6 +147,10 @@ class Blob:
         pointer = lib.obd_blob_new_zfile(fd, offset, jump._hand_over())
         return cls(pointer, name, track)
 
+    def name_at(self, fault: Any) -> str:
+        """Return the name of the file that a fault is about."""
+        return self.name
+
     @property
     def size(self) -> int:
         """Bytes of the stream."""

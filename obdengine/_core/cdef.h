@@ -12,6 +12,9 @@ enum obd_status {
     OBD_BEFORE_DATA = ..., OBD_BEYOND_DATA = ..., OBD_TOO_MANY = ...,
     OBD_BAD_LENGTH = ..., OBD_BAD_SUM = ..., OBD_BAD_CRC = ...,
     OBD_BAD_BLOCK = ..., OBD_FULL = ..., OBD_READ_ONLY = ...,
+    OBD_POINT_ORDER = ..., OBD_POINT_BEYOND = ..., OBD_POINT_FAR = ...,
+    OBD_POINT_BITS = ..., OBD_POINT_WINDOW = ..., OBD_BAD_WINDOW = ...,
+    OBD_MORE_MEMBERS = ..., OBD_BAD_MEMBER = ..., OBD_BAD_TAG = ...,
     OBD_BAD_ARGUMENT = ...
 };
 enum obd_crc32c_kernel { OBD_CRC32C_PORTABLE = ..., OBD_CRC32C_SSE42 = ... };
@@ -24,6 +27,15 @@ enum obd_extent_flags {
 enum obd_ranges {
     OBD_RANGES_STORED = ..., OBD_RANGES_ABSENT = ..., OBD_RANGES_STREAM = ...
 };
+
+enum obd_spans_kind {
+    OBD_SPANS_GZIP = ..., OBD_SPANS_MEMBERS = ..., OBD_SPANS_ZSTD = ...
+};
+enum obd_index_event {
+    OBD_INDEX_NONE = ..., OBD_INDEX_POINT = ..., OBD_INDEX_END = ...
+};
+#define OBD_POINT_MEMBER ...
+#define OBD_SPAN_MAX ...
 
 struct obd_fault {
     uint64_t at;
@@ -77,6 +89,10 @@ int obd_record_unpack(const uint8_t *src, size_t n,
                       const struct obd_bounds *bounds,
                       struct obd_segment *dst, size_t *count,
                       struct obd_fault *fault);
+int obd_record_unpack_turbo(const uint8_t *src, size_t n,
+                            const struct obd_bounds *bounds,
+                            uint64_t target_end, struct obd_segment *dst,
+                            size_t *count, struct obd_fault *fault);
 void obd_record_pack(const struct obd_segment *src, size_t n, uint8_t *dst);
 
 int obd_merge(const struct obd_segment *const *layers, const size_t *counts,
@@ -99,9 +115,42 @@ uint64_t obd_jump_blocks(const struct obd_jump *j);
 uint64_t obd_jump_offset(const struct obd_jump *j, uint64_t i);
 size_t obd_jump_memory(const struct obd_jump *j);
 
+struct obd_spans;
+struct obd_spans *obd_spans_new(int kind, int packed, int index_fd,
+                                uint64_t windows_end, uint64_t size,
+                                uint64_t file_size);
+void obd_spans_free(struct obd_spans *s);
+uint64_t obd_spans_count(const struct obd_spans *s);
+int obd_spans_feed(struct obd_spans *s, const uint8_t *src, size_t n,
+                   struct obd_fault *fault);
+int obd_spans_finish(struct obd_spans *s, struct obd_fault *fault);
+int obd_spans_sum(struct obd_spans *s, const uint8_t *src, size_t n);
+void obd_chunks_limit(size_t budget);
+size_t obd_chunks_memory(size_t *budget);
+
+struct obd_index_step {
+    uint64_t used;
+    uint64_t made;
+    uint64_t out;
+    uint64_t in;
+    int event;
+    int bits;
+};
+struct obd_indexer;
+struct obd_indexer *obd_indexer_new(int kind, uint64_t span);
+void obd_indexer_free(struct obd_indexer *x);
+int obd_indexer_step(struct obd_indexer *x, const uint8_t *src, size_t n,
+                     uint8_t *dst, size_t cap, struct obd_index_step *step,
+                     struct obd_fault *fault);
+int obd_indexer_next(struct obd_indexer *x, struct obd_index_step *step);
+void obd_indexer_window(struct obd_indexer *x, uint8_t *dst);
+
 struct obd_blob *obd_blob_new_plain(int fd, uint64_t offset, uint64_t size);
 struct obd_blob *obd_blob_new_zfile(int fd, uint64_t offset,
                                     struct obd_jump *jump);
+struct obd_blob *obd_blob_new_spans(int fd, struct obd_spans *spans);
+struct obd_blob *obd_blob_new_turbo(const struct obd_blob *meta,
+                                    const struct obd_blob *target);
 void obd_blob_free(struct obd_blob *b);
 uint64_t obd_blob_size(const struct obd_blob *b);
 size_t obd_blob_memory(const struct obd_blob *b);

@@ -24,7 +24,7 @@ from obdengine._core.uppers import Upper
 from obdengine.errors import BadBlock, BadChecksum, UsageError
 from obdengine.units import SECTOR, round_up
 
-__all__ = ["Device", "RawExtent"]
+__all__ = ["Device", "DeviceCalls", "RawExtent"]
 
 _ENTRIES_AT_ONCE = 512
 
@@ -38,6 +38,15 @@ class RawExtent(NamedTuple):
     zero: bool
     data: bool
     present: bool
+
+
+class DeviceCalls(NamedTuple):
+    """Addresses of a device and of the functions of device.h that work on it."""
+
+    device: int
+    read: int
+    write: int
+    discard: int
 
 
 class Device:
@@ -82,7 +91,7 @@ class Device:
     def _name_of(self, fault: Any) -> str:
         if self._upper and fault.layer == len(self._blobs):
             return self._upper.name
-        return self._blobs[fault.layer].name if self._blobs else "disk"
+        return self._blobs[fault.layer].name_at(fault) if self._blobs else "disk"
 
     def pwrite(self, offset: int, data: Buffer) -> None:
         """Write data at offset, or raise; Absent when part of a sector is not here."""
@@ -112,6 +121,20 @@ class Device:
             if status in (lib.OBD_BAD_CRC, lib.OBD_BAD_BLOCK):
                 self._raise(status, fault)
             check(status, fault, name)
+
+    def calls(self) -> DeviceCalls:
+        """Return what other C code needs to use the device, while this lives."""
+        names = ("obd_device_read", "obd_device_write", "obd_device_discard")
+        functions = [ffi.addressof(lib, name) for name in names]
+        pointers = [ffi.cast("uintptr_t", p) for p in (self._c, *functions)]
+        return DeviceCalls(*map(int, pointers))
+
+    def raise_failure(
+        self, status: int, at: int, got: int, want: int, block: int, layer: int
+    ) -> None:
+        """Raise what a status and a fault mean that other C code was given."""
+        fault = ffi.new("struct obd_fault *", (at, got, want, block, layer))
+        check(status, fault, self._name_of(fault))
 
     def extents(self, offset: int, size: int) -> list[RawExtent]:
         """Describe the start of a range, as much as one call gives."""
