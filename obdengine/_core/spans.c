@@ -126,7 +126,7 @@ check_point(const struct obd_spans *s, const struct obd_span *p,
     int status = s->n == 0 ? OBD_OK
                            : check_span(&s->span[s->n - 1], p, fault);
 
-    if (status == OBD_OK && p->out >= s->size)
+    if (status == OBD_OK && p->out > s->size)
         status = refuse(fault, OBD_POINT_BEYOND, p->out, s->size);
     if (status == OBD_OK && p->in >= s->file_size)
         status = refuse(fault, OBD_POINT_BEYOND, p->in, s->file_size);
@@ -165,6 +165,11 @@ obd_spans_finish(struct obd_spans *s, struct obd_fault *fault)
     struct obd_span end = { .out = s->size, .in = s->file_size };
     int status = OBD_OK;
 
+    s->fed = s->n;
+    /* A writer may have seen a point where nothing came after it. */
+    if (s->n > 0 && s->span[s->n - 1].out == s->size)
+        s->n--;
+
     fault->block = s->n;
     if (s->n == 0)
         return s->size == 0 ? OBD_OK
@@ -182,9 +187,9 @@ obd_spans_finish(struct obd_spans *s, struct obd_fault *fault)
 int
 obd_spans_sum(struct obd_spans *s, const uint8_t *src, size_t n)
 {
-    if (n != s->n)
+    if (n != s->fed)
         return OBD_BAD_ARGUMENT;
-    for (uint64_t i = 0; i < n; i++)
+    for (uint64_t i = 0; i < s->n; i++)
         s->span[i].crc = obd_load32(src + 4 * i);
     s->summed = true;
     return OBD_OK;

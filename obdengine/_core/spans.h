@@ -42,6 +42,7 @@ struct obd_span {
 
 struct obd_spans {
     uint64_t n;
+    uint64_t fed;               /* entries that there were */
     uint64_t capacity;
     uint64_t size;              /* inflated bytes of all */
     uint64_t file_size;         /* compressed bytes */
