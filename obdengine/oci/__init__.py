@@ -13,6 +13,8 @@ from typing import Any
 
 from obdengine.errors import ReadOnly, UsageError
 from obdengine.oci.archive import open_docker_archive, open_oci_archive
+from obdengine.oci.client import Client
+from obdengine.oci.credentials import Credential, Credentials, DockerConfig, Given
 from obdengine.oci.image import (
     ImageManifest,
     Platform,
@@ -26,10 +28,13 @@ from obdengine.oci.reference import (
     ARCHIVE,
     DOCKER_ARCHIVE,
     LAYOUT,
+    REGISTRY,
     Reference,
     looks_like_reference,
     parse,
 )
+from obdengine.oci.registry import RegistryStore, open_registry
+from obdengine.oci.settings import RegistrySettings
 from obdengine.oci.store import Store
 
 __all__ = [
@@ -48,11 +53,21 @@ __all__ = [
     "looks_like_reference",
     "read_blob",
     "LayoutStore",
+    "RegistryStore",
+    "RegistrySettings",
+    "Client",
+    "Credentials",
+    "Credential",
+    "DockerConfig",
+    "Given",
 ]
 
 
 def open_store(
-    reference: Reference, *, settings: Any = None, create: bool = False
+    reference: Reference,
+    *,
+    settings: RegistrySettings | None = None,
+    create: bool = False,
 ) -> Store:
     """Open the repository that reference is in; the caller closes it.
 
@@ -81,7 +96,14 @@ def _open_archive(reference: Reference, _settings: Any, create: bool) -> Store:
     return open_docker_archive(reference.path)
 
 
+def _open_registry(
+    reference: Reference, settings: RegistrySettings | None, _create: bool
+) -> Store:
+    return open_registry(reference, settings)
+
+
 _openers: dict[str, Callable[[Reference, Any, bool], Store]] = {
+    REGISTRY: _open_registry,
     LAYOUT: _open_layout,
     ARCHIVE: _open_archive,
     DOCKER_ARCHIVE: _open_archive,

@@ -23,6 +23,7 @@ __all__ = [
     "Place",
     "context_for",
     "CERTIFICATE_FOLDERS",
+    "is_plain_named",
     "judge_url",
     "named",
     "origin_of",
@@ -139,6 +140,11 @@ def named(hosts: frozenset[str], netloc: str) -> bool:
     """Tell whether a setting's hosts name host[:port]."""
     host = netloc.rpartition(":")[0] if not netloc.endswith("]") else netloc
     return "*" in hosts or netloc in hosts or (bool(host) and host in hosts)
+
+
+def is_plain_named(settings: HttpSettings, netloc: str) -> bool:
+    """Tell whether the settings say that host[:port] is spoken to without TLS."""
+    return named(settings.plain_http, netloc)
 
 
 def places_of(settings: HttpSettings, url: str) -> list[Place]:

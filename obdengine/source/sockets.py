@@ -27,7 +27,14 @@ from urllib3.exceptions import (
     NewConnectionError,
 )
 
-__all__ = ["POOLS", "UnixPool", "is_loopback", "time_limit", "tls_context"]
+__all__ = [
+    "POOLS",
+    "UnixPool",
+    "is_loopback",
+    "speaks_tls",
+    "time_limit",
+    "tls_context",
+]
 
 
 class _Limit(threading.local):
@@ -68,6 +75,35 @@ def tls_context() -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.sslsocket_class = _TlsSocket
     return context
+
+
+# What OpenSSL says of a server that answers in another language than TLS.
+_NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST")
+
+
+def speaks_tls(host: str, port: int, seconds: float) -> bool | None:
+    """Tell whether what listens there speaks TLS; None: nothing can be heard.
+
+    Nothing is verified, and nothing is said that would be secret.
+    """
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    try:
+        with (
+            time_limit(time.monotonic() + seconds, seconds),
+            _connect(host, port, seconds) as sock,
+            context.wrap_socket(sock),
+        ):
+            return True
+    except ssl.SSLEOFError:
+        return False
+    except ssl.SSLError as error:
+        return error.reason not in _NO_TLS
+    except ConnectionResetError:
+        return False
+    except OSError:
+        return None
 
 
 def _left(longest: float) -> float:
