@@ -129,13 +129,6 @@ class Device:
         pointers = [ffi.cast("uintptr_t", p) for p in (self._c, *functions)]
         return DeviceCalls(*map(int, pointers))
 
-    def raise_failure(
-        self, status: int, at: int, got: int, want: int, block: int, layer: int
-    ) -> None:
-        """Raise what a status and a fault mean that other C code was given."""
-        fault = ffi.new("struct obd_fault *", (at, got, want, block, layer))
-        check(status, fault, self._name_of(fault))
-
     def extents(self, offset: int, size: int) -> list[RawExtent]:
         """Describe the start of a range, as much as one call gives."""
         out = ffi.new("struct obd_extent[]", _ENTRIES_AT_ONCE)

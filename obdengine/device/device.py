@@ -13,7 +13,7 @@ import threading
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import NamedTuple, NoReturn
 
 from obdengine import _core
@@ -198,6 +198,19 @@ class Device:
                 self._fetch(missing)
 
     # -- The device itself
+
+    @contextmanager
+    def lent(self, *, writing: bool) -> Iterator[_core.Device]:
+        """Give the core to other C code for the length of the block.
+
+        What is absent it must fetch with cache(). For writing, close() and
+        exchange() wait until the block has ended. Raises ReadOnly, Closed.
+        """
+        with self._gate if writing else nullcontext():
+            core = self._core or self._closed()
+            if writing and self.readonly:
+                raise self._read_only()
+            yield core
 
     def exchange(
         self, change: Callable[[Upper], AbstractContextManager[tuple[Layer, Upper]]]
