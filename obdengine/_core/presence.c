@@ -167,7 +167,10 @@ sum_of(uint32_t seed, uint64_t unit, const uint8_t *data, size_t size)
     uint8_t raw[8];
 
     obd_store64(raw, unit);
-    return obd_crc32c(obd_crc32c(seed, raw, sizeof raw), data, size);
+    uint32_t sum = obd_crc32c(obd_crc32c(seed, raw, sizeof raw), data, size);
+
+    /* 0 says that there is no sum. */
+    return sum ? sum : 1;
 }
 
 void

@@ -9,6 +9,8 @@
  *   sum of unit u = crc32c(seed of u, its bytes)
  *   seed of u     = crc32c(seed of the file, u as 8 bytes)
  *
+ * and 1 where that is 0.
+ *
  * Units may also be lent: they are in the spare file and not in the file.
  * Everything but begin and end may run from any thread at the same time.
  */

@@ -17,12 +17,17 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from typing import NamedTuple, NoReturn
 
 from obdengine import _core
+from obdengine.blob import Request
 from obdengine.device.extents import Extent, walk
 from obdengine.errors import Closed, ObdError, OutOfRange, ReadOnly, UsageError
 from obdengine.index import Table
 from obdengine.layer import Layer, Upper
+from obdengine.units import MIB
 
 __all__ = ["Device"]
+
+# What cache() brings at once: the core tells of so many ranges in one call.
+_CACHE_STEP = MIB
 
 
 class _Stack(NamedTuple):
@@ -77,7 +82,7 @@ class Device:
         table = Table([layer.segments for layer in layers])
         if size is None:
             size = upper.virtual_size if upper else _size_of(layers)
-        blobs = [layer.blob.core for layer in layers]
+        blobs = [layer.core for layer in layers]
         core = _core.Device(blobs, table.segmap, size, upper.core if upper else None)
         # Each request holds the core while it runs, so what only the old core
         # used is closed when the last request that can read it ends: counting
@@ -117,19 +122,21 @@ class Device:
         """
         self._check_range(offset, memoryview(buffer).nbytes)
         core = self._core or self._closed()
-        while True:
-            try:
-                return core.pread_into(offset, buffer)
-            except _core.Absent as absent:
-                missing = absent.ranges
-            self._fetch(missing)
+        try:
+            return core.pread_into(offset, buffer)
+        except (_core.Absent, _core.Damaged) as lacking:
+            return self._again(lacking, lambda: core.pread_into(offset, buffer))
 
     def cache(self, offset: int, length: int) -> None:
         """Bring the bytes that a range is made from to this machine."""
         self._check_range(offset, length)
         core = self._core or self._closed()
-        while missing := core.ranges(offset, length, absent_only=True):
-            self._fetch(missing)
+        step = _CACHE_STEP
+        for at in range(offset, offset + length, step):
+            size = min(step, offset + length - at)
+            request = Request(self.layers)
+            while missing := core.ranges(at, size, absent_only=True):
+                request.bring(missing)
 
     def extents(self, offset: int = 0, length: int | None = None) -> Iterator[Extent]:
         """Yield what [offset, offset + length) is made of, without gaps.
@@ -190,12 +197,10 @@ class Device:
             core = self._core or self._closed()
             if self.readonly:
                 raise self._read_only()
-            while True:
-                try:
-                    return call(core)
-                except _core.Absent as absent:
-                    missing = absent.ranges
-                self._fetch(missing)
+            try:
+                call(core)
+            except (_core.Absent, _core.Damaged) as lacking:
+                self._again(lacking, lambda: call(core))
 
     # -- The device itself
 
@@ -238,7 +243,7 @@ class Device:
     @property
     def memory(self) -> int:
         """Bytes of memory of the merged index and the layers' block tables."""
-        blobs = sum(layer.blob.core.memory for layer in self.layers)
+        blobs = sum(layer.core.memory for layer in self.layers)
         return self._table.memory + blobs
 
     def check(self) -> None:
@@ -268,9 +273,22 @@ class Device:
 
     # -- Below
 
-    def _fetch(self, missing: Sequence[_core.StoredRange]) -> None:
-        for layer, offset, size in missing:
-            self.layers[layer].blob.fetch(offset, size)
+    def _again(
+        self, lacking: _core.Absent | _core.Damaged, call: Callable[[], None]
+    ) -> None:
+        """Get what call() lacked, and call again, as often as that helps."""
+        request = Request(self.layers)
+        found: _core.Absent | _core.Damaged | None = lacking
+        while found:
+            if isinstance(found, _core.Damaged):
+                request.renew(found)
+            else:
+                request.bring(found.ranges)
+            try:
+                call()
+                found = None
+            except (_core.Absent, _core.Damaged) as next_one:
+                found = next_one
 
     def _check_range(self, offset: int, length: int) -> None:
         if offset < 0 or length < 0 or offset + length > self.size:
