@@ -22,6 +22,7 @@ from obdengine.oci.image import (
     read_blob,
     resolve_image,
 )
+from obdengine.oci.keeping import KeepingStore
 from obdengine.oci.layout import LayoutStore, open_layout
 from obdengine.oci.manifest import Configuration, Descriptor, Index, Manifest
 from obdengine.oci.reference import (
@@ -54,6 +55,8 @@ __all__ = [
     "read_blob",
     "LayoutStore",
     "RegistryStore",
+    "KeepingStore",
+    "REGISTRY",
     "RegistrySettings",
     "Client",
     "Credentials",

@@ -33,12 +33,14 @@ class Client:
     Attributes:
         settings: as given.
         transport: what sends requests.
+        usually: the scheme of a host that cannot be asked for it now.
     """
 
     def __init__(self, settings: RegistrySettings | None = None) -> None:
         """Open nothing yet."""
         self.settings = settings or RegistrySettings()
         self.transport = Transport(self.settings.http)
+        self.usually: dict[str, str] = {}
         self._lock = threading.Lock()
         self._auths: dict[tuple[str, str, str], RegistryAuth] = {}
         self._schemes: dict[str, str] = {}
@@ -53,7 +55,7 @@ class Client:
             scheme = self._schemes.get(host) or self._scheme(host)
             if scheme:
                 self._schemes[host] = scheme
-            return f"{scheme or 'https'}://{host}"
+            return f"{scheme or self.usually.get(host, 'https')}://{host}"
 
     def _scheme(self, host: str) -> str:
         parts = urlsplit(f"//{host}")

@@ -71,6 +71,14 @@ _SHUNNED = 30.0
 
 _DAY = 86400.0
 
+# What urllib3 is to leave to us.
+_ONLY_SEND = {
+    "redirect": False,
+    "retries": False,
+    "preload_content": False,
+    "decode_content": False,
+}
+
 # Bytes of an error's text that are read.
 _MAX_REASON = 8 * KIB
 
@@ -204,20 +212,13 @@ class Transport:
         exchange() raises when it cannot be had before the deadline.
         """
         until = end or self.end()
+        how: dict[str, Any] = {"headers": headers, "body": body, "auth": auth}
+        how |= {"end": until, "expect": expect}
 
         def ask(place: Place) -> Reply:
-            with self.exchange(
-                method,
-                place,
-                end=until,
-                headers=headers,
-                body=body,
-                auth=auth,
-                expect=expect,
-            ) as answer:
-                return Reply(
-                    answer.status, answer.headers, _whole(answer, limit), answer.url
-                )
+            with self.exchange(method, place, **how) as answer:
+                whole = _whole(answer, limit)
+                return Reply(answer.status, answer.headers, whole, answer.url)
 
         elsewhere = method in ("GET", "HEAD")
         return self.persist(
@@ -383,12 +384,9 @@ class Transport:
                     _target(url),
                     body=body() if callable(body) else body,
                     headers=fields,
-                    redirect=False,
-                    retries=False,
-                    preload_content=False,
-                    decode_content=False,
                     timeout=seconds,
                     pool_timeout=left,
+                    **_ONLY_SEND,
                 )
         except (HTTPError, OSError, ValueError) as error:
             raise lost(url, error) from error
