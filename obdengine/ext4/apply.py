@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, NoReturn
 
 from obdengine.device import Device
-from obdengine.errors import BadTar, LimitError, UsageError
+from obdengine.errors import BadTar, LimitError
+from obdengine.ext4.acl import judge_acl
 from obdengine.ext4.tar import Member, Stream, TarReader
 from obdengine.ext4.tree import Directory, PathError, Tree, parts_of
 from obdengine.ext4.volume import (
@@ -42,6 +43,7 @@ _OPAQUE = b".wh..wh..opq"
 _AUFS = b".wh..wh."
 
 _MAX_NAME = 255
+_MAX_NOTES = 1000
 
 _FORMATS = {
     "file": stat.S_IFREG,
@@ -113,7 +115,6 @@ def apply_layer(
     chosen = options or ApplyOptions()
     reader = TarReader(stream, name)
     with open_volume(device, writing=True, now=chosen.time) as volume:
-        _judge(volume)
         applier = _Applier(volume, reader, chosen)
         try:
             applier.run(progress)
@@ -316,18 +317,34 @@ class _Applier:
     def _set_xattrs(self, ino: int, member: Member) -> None:
         kept = {}
         for key, value in member.xattrs.items():
-            if key.startswith(_NAMESPACES) and len(key) <= 255:
+            if key.startswith(_ACL):
+                judge_acl(value)
+            if key.startswith(_NAMESPACES) and len(key) <= _MAX_NAME:
                 kept[key] = value
                 continue
-            shown = member.name.decode(errors="backslashreplace")
             word = key.decode(errors="backslashreplace")
-            self.applied.notes.append(
-                f"{shown}: ext4 has no place for the extended attribute {word}"
-            )
-        self._volume.set_xattrs(ino, kept)
+            self._note(member, f"ext4 has no place for the extended attribute {word}")
+        try:
+            self._volume.set_xattrs(ino, kept)
+        except LimitError as error:
+            if error.errno != errno.E2BIG:
+                raise
+            raise PathError("more extended attributes than ext4 can hold") from error
+
+    def _note(self, member: Member, what: str) -> None:
+        if len(self.applied.notes) < _MAX_NOTES:
+            shown = member.name.decode(errors="backslashreplace")
+            self.applied.notes.append(f"{shown}: {what}")
 
 
-_NAMESPACES = (b"user.", b"trusted.", b"security.", b"system.posix_acl_")
+_ACL = b"system.posix_acl_"
+_NAMESPACES = (
+    b"user.",
+    b"trusted.",
+    b"security.",
+    b"system.posix_acl_access",
+    b"system.posix_acl_default",
+)
 
 
 def _attributes(member: Member) -> Attributes:
@@ -343,16 +360,6 @@ def _attributes(member: Member) -> Attributes:
         1,
         (member.major, member.minor),
     )
-
-
-def _judge(volume: Volume) -> None:
-    """Refuse a file system that cannot be written to as it is."""
-    facts = volume.facts
-    if not facts.clean:
-        raise UsageError(
-            f"{volume.name}: the file system was not unmounted, or has errors",
-            hint="e2fsck -f puts it right",
-        )
 
 
 def _too_small(volume: Volume, reader: TarReader, error: NoRoom) -> LimitError:

@@ -180,7 +180,7 @@ extern errcode_t obd_ext4_unlink(struct obd_ext4 *f, uint32_t ino);
 
 /* Write a new file: begin, data in ascending order, end.  What was not
  * written, and blocks of zeros, are holes.  With data NULL, blocks are given
- * to the range and nothing is written to them.
+ * to the range, which read as zeros.
  */
 extern errcode_t obd_ext4_file_begin(struct obd_ext4 *f,
                                      const struct obd_attributes *a,

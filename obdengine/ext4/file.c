@@ -156,7 +156,7 @@ send(struct obd_ext4 *f, uint64_t block, const uint8_t *data, uint64_t count)
     return 0;
 }
 
-/* Give blocks to a part of the file; data NULL: write nothing to them. */
+/* Give blocks to a part of the file; data NULL: they read as zeros. */
 static errcode_t
 put_blocks(struct obd_ext4 *f, uint64_t logical, const uint8_t *data,
            uint64_t count)
@@ -172,6 +172,9 @@ put_blocks(struct obd_ext4 *f, uint64_t logical, const uint8_t *data,
             error = obd_runs_add(&f->runs, logical, first, got, 0);
         if (!error && data)
             error = send(f, first, data, got);
+        else if (!error)
+            error = obd_cache_discard(f->cache, first * f->fs->blocksize,
+                                      got * f->fs->blocksize);
         if (error)
             return error;
         if (data)

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from obdengine.device import Device
-from obdengine.errors import BadFileSystem, SourceMissing, UsageError
+from obdengine.errors import BadFileSystem, LimitError, SourceMissing, UsageError
 from obdengine.ext4.apply import TIME
 from obdengine.ext4.volume import (
     ROOT,
@@ -26,11 +26,15 @@ from obdengine.ext4.volume import (
     Volume,
     open_volume,
 )
+from obdengine.units import GIB, human_size
 
 __all__ = ["Entry", "FileSystem", "open_file_system"]
 
 _MAX_LINKS = 40
 _INLINE_DATA = 0x10000000
+
+# Bytes of a file in one answer: a damaged inode may claim any size.
+_MAX_READ = GIB
 
 _Path = str | bytes
 
@@ -126,6 +130,11 @@ class FileSystem:
         ino = self._resolve(path)
         found = self._regular(ino, path)
         end = found.size if size is None else min(offset + size, found.size)
+        if end - offset > _MAX_READ:
+            raise LimitError(
+                f"{self._volume.name}: {_shown(path)}: {human_size(end - offset)} at once",
+                hint=f"read at most {human_size(_MAX_READ)} of it, from an offset",
+            )
         if found.flags & _INLINE_DATA:
             return self._volume.read(ino, offset, max(end - offset, 0))
         buffer = bytearray(max(end - offset, 0))
@@ -134,6 +143,10 @@ class FileSystem:
             first, last = max(offset, run.offset), min(end, run.offset + run.length)
             if first < last and not run.zero:
                 place = run.device_offset + first - run.offset
+                if place + last - first > self._device.size:
+                    raise BadFileSystem(
+                        self._volume.name, f"{_shown(path)} has blocks past the disk"
+                    )
                 self._device.pread_into(place, view[first - offset : last - offset])
         return bytes(buffer)
 

@@ -32,6 +32,7 @@ _BLOCK_SIZE = 4 * KIB
 _FEATURES = (
     "none",
     "ext_attr",
+    "resize_inode",
     "dir_index",
     "filetype",
     "extent",
@@ -92,7 +93,9 @@ def make_file_system(device: Device, options: MakeOptions | None = None) -> None
         image.touch()
         os.truncate(image, device.size)
         _run(image, Path(folder), chosen)
-        device.write_zeroes(0, device.size)
+        for extent in list(device.extents()):
+            if not extent.zero:
+                device.write_zeroes(extent.offset, extent.length)
         _copy(image, device)
     with open_volume(device, writing=True, now=chosen.time) as volume:
         volume.normalize()

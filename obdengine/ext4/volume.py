@@ -17,7 +17,13 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from obdengine.device import Device
-from obdengine.errors import BadFileSystem, CoreError, LimitError, Unsupported
+from obdengine.errors import (
+    BadFileSystem,
+    CoreError,
+    LimitError,
+    Unsupported,
+    UsageError,
+)
 from obdengine.ext4.binding import ffi, lib, require
 from obdengine.units import MIB
 
@@ -107,6 +113,30 @@ class Facts(NamedTuple):
     features: tuple[int, int, int]
 
 
+# Features of which this room does not know how to keep the promises, by the
+# word of the superblock that they are in, and what mke2fs calls them.
+_UNWRITABLE = (
+    {},
+    {
+        0x0004: "needs_recovery",
+        0x0008: "journal_dev",
+        0x0100: "mmp",
+        0x8000: "inline_data",
+        0x10000: "encrypt",
+        0x20000: "casefold",
+    },
+    {
+        0x0100: "quota",
+        0x0200: "bigalloc",
+        0x1000: "read-only",
+        0x2000: "project",
+        0x4000: "shared_blocks",
+        0x8000: "verity",
+        0x10000: "orphan_present",
+    },
+)
+
+
 class Volume:
     """An open file system; made by open_volume()."""
 
@@ -127,6 +157,8 @@ class Volume:
         try:
             self._check(code, "open the file system")
             self.facts = self._facts()
+            if writing:
+                self._judge()
         except BaseException:
             self.abandon()
             raise
@@ -144,6 +176,20 @@ class Volume:
         disk.context = self._handle
         disk.size = self._device.size
         return disk
+
+    def _judge(self) -> None:
+        """Refuse to write to what is not sound, or not understood."""
+        for bits, names in zip(self.facts.features, _UNWRITABLE, strict=True):
+            for bit, word in names.items():
+                if bits & bit:
+                    raise Unsupported(
+                        self.name, f"files cannot be added to an ext4 with {word}"
+                    )
+        if not self.facts.clean:
+            raise UsageError(
+                f"{self.name}: the file system was not unmounted, or has errors",
+                hint="e2fsck -f puts it right",
+            )
 
     # -- life
 
@@ -369,12 +415,20 @@ class Volume:
         return found
 
     def set_xattrs(self, ino: int, values: Mapping[bytes, bytes]) -> None:
-        """Give an inode these extended attributes and no others."""
+        """Give an inode these extended attributes and no others.
+
+        Raises LimitError with errno E2BIG when they need too much room.
+        """
         raw = b"".join(
             b"%c%b%b%b" % (len(name), name, struct.pack("<I", len(value)), value)
             for name, value in sorted(values.items())
         )
         code = lib.obd_ext4_set_xattrs(self._c, ino, raw, len(raw))
+        if code == lib.EXT2_ET_EA_NO_SPACE:
+            raise LimitError(
+                f"{self.name}: {len(raw)} bytes of extended attributes are too many",
+                errno=errno.E2BIG,
+            )
         self._check(code, f"set the attributes of inode {ino}")
 
     def _taken(self, call: Any, ino: int, what: str) -> bytes:
