@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import os
 import sys
 import threading
 import traceback
@@ -27,9 +26,9 @@ import nbdkit  # type: ignore[import-not-found]
 
 try:
     import obdengine
-    from obdengine import config as image_config
     from obdengine.errors import ObdError, SourceMissing, UsageError
     from obdengine.layer import UpperOptions
+    from obdengine.ops import resolve
     from obdengine.ops.control import Control, Served
     from obdengine.ops.folder import CONFIG_NAME
     from obdengine.units import parse_size
@@ -209,7 +208,7 @@ def open_served(files):
         write = not is_read_only()
     else:
         # Of a folder's images some have an upper and some have none.
-        write = image_config.resolve(files).upper is not None
+        write = resolve.resolve(files).upper is not None
     device = obdengine.open(
         files, readonly=not write, upper=upper, form=form or FORMS[0], options=options
     )
@@ -279,15 +278,13 @@ def config(key, value):
 
 
 def take_image(_key, name):
-    """Take one more config=, a file on this machine."""
-    if "://" in name or name.startswith("oci:"):
-        raise UsageError(f"{name}: this version opens local images only")
+    """Take one more config=: a file, or a container image, wherever it is."""
     images.append(absolute(name))
 
 
 def absolute(name):
-    """Return a path that still leads there when nbdkit has changed to /."""
-    return os.path.abspath(name)  # noqa: PTH100
+    """Return a word that means the same when nbdkit has changed to /."""
+    return resolve.absolute(name)
 
 
 def take_directory(_key, name):

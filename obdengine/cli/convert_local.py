@@ -17,8 +17,8 @@ import click
 import obdengine
 from obdengine.cli.convert_job import STREAM, Converter, Facts, Job
 from obdengine.cli.images import (
-    configuration,
     files_of,
+    name_of,
     refuse_overwriting,
     resolved,
 )
@@ -114,7 +114,7 @@ def _notices(
 def open_stack(stack: ExitStack, image: Sequence[str], target: str) -> Device:
     """Open an image that is not to be the target; stack closes it."""
     refuse_overwriting(target, [*image, *files_of(resolved(image))])
-    words = [configuration(word) for word in image]
+    words = [name_of(word) for word in image]
     return stack.enter_context(obdengine.open(words))
 
 

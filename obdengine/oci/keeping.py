@@ -49,10 +49,21 @@ class KeepingStore(RegistryStore):
     That the folder cannot be written to matters to nobody.
     """
 
-    def __init__(self, reference: Reference, client: Client, folder: Path) -> None:
-        """Take over client; folder is made when something is to be kept."""
+    def __init__(
+        self,
+        reference: Reference,
+        client: Client,
+        folder: Path,
+        *,
+        offline: bool = False,
+    ) -> None:
+        """Take over client; folder is made when something is to be kept.
+
+        offline: ask nobody for anything.
+        """
         super().__init__(reference.host, reference.repository, client, True)
         self._folder = folder
+        self._offline = offline
         self._host_file = folder / "hosts" / quote(self.host, safe="")
         scheme = _read(self._host_file)
         if scheme in (b"http", b"https"):
@@ -66,6 +77,7 @@ class KeepingStore(RegistryStore):
             return self._described(wanted, raw), raw
         tag = self._folder / "tags" / quote(f"{self.name}:{wanted}", safe="")
         try:
+            self._judge_offline(wanted)
             found, raw = super().manifest(which)
         except (SourceMissing, AccessDenied):
             raise
@@ -91,12 +103,17 @@ class KeepingStore(RegistryStore):
             return
         raw = self._kept(descriptor.digest)
         if raw is None:
+            self._judge_offline(descriptor.digest)
             with super().blob(descriptor) as reader:
                 raw = reader.read()
             self._keep(descriptor.digest, raw)
         name = f"{self.name}: {descriptor.digest}"
         with SourceStream(MemorySource(raw, name)) as stream:
             yield DigestReader(stream, name, descriptor.digest, descriptor.size)
+
+    def _judge_offline(self, what: str) -> None:
+        if self._offline:
+            raise SourceError(f"{self.name}: {what}: not known, and nobody is asked")
 
     def _described(self, digest: str, raw: bytes) -> Descriptor:
         name = f"{self.name}: {digest}"

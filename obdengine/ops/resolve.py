@@ -13,6 +13,7 @@ an image that is named by its digest is known the next time without asking.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from contextlib import closing
@@ -26,11 +27,19 @@ from obdengine.oci import words
 from obdengine.oci.layout import LayoutStore
 from obdengine.oci.manifest import Descriptor
 from obdengine.oci.registry import RegistryStore
-from obdengine.ops.turbo_blob import unpack
-from obdengine.source.cache import default_folder
+from obdengine.ops.turbo_blob import unpacked
+from obdengine.service import Service, usual_service
 from obdengine.source.hosts import judge_url
 
-__all__ = ["acceleration_layer", "is_remote", "is_url", "layers_of", "resolve"]
+__all__ = [
+    "absolute",
+    "acceleration_layer",
+    "is_remote",
+    "is_url",
+    "layers_of",
+    "open_image_store",
+    "resolve",
+]
 
 _Name = str | os.PathLike[str]
 
@@ -52,12 +61,13 @@ def is_remote(word: _Name) -> bool:
 def resolve(
     image: Sequence[_Name],
     *,
-    settings: oci.RegistrySettings | None = None,
+    service: Service | None = None,
     platform: oci.Platform | None = None,
 ) -> Image:
     """Return what the words for an image mean.
 
-    settings: how registries are spoken to. platform: which image of an index
+    service: how registries are spoken to, where documents are kept; None: what
+    is usual on this host. platform: which image of an index
     is meant, None for this machine's. Raises UsageError when the words mean
     nothing, Unsupported for a container image without layers of overlaybd's,
     what config.resolve() raises, and what a store does.
@@ -70,22 +80,47 @@ def resolve(
     if len(image) > 1:
         raise UsageError(f"{references[0]}: a container image is an image of its own")
     reference = oci.parse(os.fspath(references[0]))
-    with closing(_open(reference, settings)) as store:
+    served = service or usual_service()
+    with closing(open_image_store(reference, served)) as store:
         found = oci.resolve_image(store, reference.which, platform=platform)
-        layers = layers_of(store, found)
+        layers = layers_of(store, found, served.cache.folder)
         base = f"{store.base}/blobs" if isinstance(store, RegistryStore) else ""
         return Image(layers, repo_blob_url=base)
 
 
-def _open(reference: oci.Reference, settings: oci.RegistrySettings | None) -> oci.Store:
+def open_image_store(reference: oci.Reference, service: Service) -> oci.Store:
+    """Open the repository of an image that is to be read as a disk."""
     if reference.transport != oci.REGISTRY:
         return oci.open_store(reference)
-    folder = default_folder() / "manifests"
-    return oci.KeepingStore(reference, oci.Client(settings), folder)
+    return oci.KeepingStore(
+        reference,
+        oci.Client(service.registry),
+        service.cache.folder / "manifests",
+        offline=service.offline,
+    )
 
 
-def layers_of(store: oci.Store, image: oci.ImageManifest) -> list[LayerFile]:
-    """Return where the layers of overlaybd's image are that is in store."""
+def absolute(word: _Name) -> str:
+    """Return a word that means the same in every working folder."""
+    text = os.fspath(word)
+    if not is_remote(text):
+        return str(Path(text).absolute())
+    if is_url(text):
+        return text
+    reference = oci.parse(text)
+    if reference.path:
+        path = str(Path(reference.path).absolute())
+        return str(dataclasses.replace(reference, path=path))
+    return text
+
+
+def layers_of(
+    store: oci.Store, image: oci.ImageManifest, folder: Path
+) -> list[LayerFile]:
+    """Return where the layers of overlaybd's image are that is in store.
+
+    folder: where small layers are unpacked that are needed here.
+    """
     name = f"{store.name}: {image.descriptor.digest}"
     found = [layer for layer in image.layers if not _accelerates(layer)]
     for number, layer in enumerate(found):
@@ -98,7 +133,7 @@ def layers_of(store: oci.Store, image: oci.ImageManifest) -> list[LayerFile]:
     if not found:
         raise Unsupported(name, "an image without layers")
     return [
-        _layer(store, layer, f"{name}: layers[{number}]")
+        _layer(store, layer, f"{name}: layers[{number}]", folder)
         for number, layer in enumerate(found)
     ]
 
@@ -125,18 +160,16 @@ def _file_or_url(word: _Name) -> LayerFile:
     return LayerFile(Path(text), where=text)
 
 
-def _layer(store: oci.Store, layer: Descriptor, where: str) -> LayerFile:
+def _layer(store: oci.Store, layer: Descriptor, where: str, folder: Path) -> LayerFile:
     if _is_turbo(layer):
-        return _turbo(store, layer, where)
+        return _turbo(store, layer, where, folder / "turbo")
     path, url = _place(store, layer.digest, where)
     return LayerFile(path, layer.digest, layer.size, url, where=where)
 
 
-def _turbo(store: oci.Store, layer: Descriptor, where: str) -> LayerFile:
+def _turbo(store: oci.Store, layer: Descriptor, where: str, folder: Path) -> LayerFile:
     """Fetch the layer itself, which is small; the target stays where it is."""
-    folder = default_folder() / "turbo" / layer.digest.replace(":", "-")
-    with store.blob(layer) as reader:
-        files = unpack(reader, folder)
+    files = unpacked(store, layer, folder / layer.digest.replace(":", "-"))
     digest = layer.annotations[words.TARGET_DIGEST]
     target, url = _place(store, digest, where)
     return LayerFile(

@@ -16,12 +16,14 @@ from typing import IO, Any, NamedTuple, cast
 
 from obdengine.errors import BadHeader, SourceError
 from obdengine.oci.digest import DigestReader
+from obdengine.oci.manifest import Descriptor
+from obdengine.oci.store import Store
 from obdengine.source.output import Output
 from obdengine.units import GIB, MIB
 
-__all__ = ["TurboFiles", "unpack"]
+__all__ = ["TurboFiles", "unpacked"]
 
-_META_END, _INDEX, _MARK = ".fs.meta", "gzip.meta", ".turbo.ociv1"
+_META_END, _INDEX = ".fs.meta", "gzip.meta"
 
 # An index over a layer of 100 GiB has less.
 _MAX_MEMBER = 4 * GIB
@@ -35,15 +37,24 @@ class TurboFiles(NamedTuple):
     gzip_index: Path | None
 
 
-def unpack(reader: DigestReader, folder: Path) -> TurboFiles:
-    """Put the files of the blob that reader reads into folder, verified.
+def unpacked(store: Store, layer: Descriptor, folder: Path) -> TurboFiles:
+    """Return the files of a layer's blob in folder, where they are put if need be.
 
     Files that are there already are taken as they are: they came in this way.
-    Raises DigestMismatch, BadHeader when it is no such blob, SourceError.
+    Raises what store.blob() raises, BadHeader when it is no such blob,
+    SourceError.
     """
     found = _there(folder)
-    if found:
-        return found
+    if found is None:
+        with store.blob(layer) as reader:
+            _put(reader, folder)
+            found = _there(folder)
+    if found is None:
+        raise BadHeader(reader.name, f"no {_META_END} in a TurboOCI layer")
+    return found
+
+
+def _put(reader: DigestReader, folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         outs = _unpack(reader, folder)
@@ -61,10 +72,6 @@ def unpack(reader: DigestReader, folder: Path) -> TurboFiles:
     finally:
         for out in outs:
             out.abandon()
-    found = _there(folder)
-    if found is None:
-        raise BadHeader(reader.name, f"no {_META_END} in a TurboOCI layer")
-    return found
 
 
 def _unpack(reader: DigestReader, folder: Path) -> list[Output]:
