@@ -131,8 +131,9 @@ class FileSystem:
         found = self._regular(ino, path)
         end = found.size if size is None else min(offset + size, found.size)
         if end - offset > _MAX_READ:
+            asked = human_size(end - offset)
             raise LimitError(
-                f"{self._volume.name}: {_shown(path)}: {human_size(end - offset)} at once",
+                f"{self._volume.name}: {_shown(path)}: {asked} are too many at once",
                 hint=f"read at most {human_size(_MAX_READ)} of it, from an offset",
             )
         if found.flags & _INLINE_DATA:

@@ -115,7 +115,7 @@ class Facts(NamedTuple):
 
 # Features of which this room does not know how to keep the promises, by the
 # word of the superblock that they are in, and what mke2fs calls them.
-_UNWRITABLE = (
+_UNWRITABLE: tuple[dict[int, str], ...] = (
     {},
     {
         0x0004: "needs_recovery",
