@@ -60,20 +60,25 @@ class Indexing(io.RawIOBase):
         self._points = 0
         self._crc = 0
         self._done = False
+        self.codec = self._begin(span)
+
+    def _begin(self, span: int) -> str:
+        """Begin with the first member or frame, and return what it is."""
         self._need(_HEAD)
-        self.codec = compression_of(self._input[:_HEAD])
-        if self.codec not in (PLAIN, *_KINDS):
+        codec = compression_of(self._input[:_HEAD])
+        if codec not in (PLAIN, *_KINDS):
             raise Unsupported(
-                name,
+                self._name,
                 "compression of the layer",
                 expected="gzip or zstd",
-                found=self.codec,
+                found=codec,
             )
-        if self.codec != PLAIN:
-            self._indexer = _core.Indexer(_KINDS[self.codec], span, name)
+        if codec != PLAIN:
+            self._indexer = _core.Indexer(_KINDS[codec], span, self._name)
             self.members = 1
-            if self.codec == "zstd":
-                self._note_point(self._indexer.next())
+        if codec == "zstd":
+            self._note_point(self._indexer.next())
+        return codec
 
     def readable(self) -> bool:
         """Tell that it can be read."""

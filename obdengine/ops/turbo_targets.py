@@ -25,7 +25,7 @@ from obdengine.oci.layout import LayoutStore
 from obdengine.oci.manifest import Descriptor, Manifest, describe
 from obdengine.oci.store import Store
 from obdengine.ops.folder import CONFIG_NAME, change_config, row_of
-from obdengine.ops.turbo_package import META_NAME, package
+from obdengine.ops.turbo_package import META_NAME, Packaged, package
 from obdengine.source import FileSource
 from obdengine.source.output import Output
 from obdengine.source.stream import SourceStream
@@ -227,17 +227,7 @@ class TurboStore:
         """Put a layer as a blob that registries take."""
         blob = meta.with_suffix(".blob")
         packed = package(blob, meta, index)
-        annotations = {
-            words.VERSION: words.VERSION_TURBO,
-            words.BLOB_DIGEST: packed.digest,
-            words.BLOB_SIZE: str(packed.size),
-            words.BLOB_FS_TYPE: META_NAME.partition(".")[0],
-            words.TARGET_DIGEST: layer.digest,
-            words.TARGET_MEDIA_TYPE: layer.media_type,
-        }
-        descriptor = Descriptor(
-            words.OCI_LAYER_GZIP, packed.digest, packed.size, annotations
-        )
+        descriptor = _described(packed, layer)
         self._store.put_blob(descriptor, lambda: SourceStream(FileSource(blob)))
         blob.unlink()
         index_size = index.stat().st_size if index else 0
@@ -272,6 +262,18 @@ class TurboStore:
 def _place(store: Store, layer: Descriptor) -> Path | None:
     """Return where a layer is, when that is a file of this machine."""
     return store.path_of(layer) if isinstance(store, LayoutStore) else None
+
+
+def _described(packed: Packaged, layer: Descriptor) -> Descriptor:
+    annotations = {
+        words.VERSION: words.VERSION_TURBO,
+        words.BLOB_DIGEST: packed.digest,
+        words.BLOB_SIZE: str(packed.size),
+        words.BLOB_FS_TYPE: META_NAME.partition(".")[0],
+        words.TARGET_DIGEST: layer.digest,
+        words.TARGET_MEDIA_TYPE: layer.media_type,
+    }
+    return Descriptor(words.OCI_LAYER_GZIP, packed.digest, packed.size, annotations)
 
 
 def _copy(store: Store, layer: Descriptor, path: Path) -> None:
