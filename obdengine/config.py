@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 from obdengine.errors import ConfigError, SourceError, SourceMissing, UsageError
 from obdengine.segment import MAX_LAYERS
+from obdengine.service import Download, download_of
 from obdengine.units import MIB
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "Image",
     "ImageConfig",
     "LayerFile",
+    "Plans",
     "Lower",
     "Room",
     "UpperFiles",
@@ -156,6 +158,20 @@ class Room(NamedTuple):
     garbage: int | None = None
 
 
+class Plans(NamedTuple):
+    """What else is done while an image is in use.
+
+    Attributes:
+        download: the object of that name, or None: as the service says.
+        acceleration: the top layer, when it is not a layer but a trace.
+        record: where a trace is recorded to, or None.
+    """
+
+    download: Download | None = None
+    acceleration: LayerFile | None = None
+    record: Path | None = None
+
+
 class ImageConfig(NamedTuple):
     """A configuration that was read and judged.
 
@@ -165,6 +181,9 @@ class ImageConfig(NamedTuple):
         upper: the writable layer, or None.
         repo_blob_url: where a registry has the blobs, "" when not said.
         room: what `obdengine`, a key of our own, says of the upper.
+        download: the object of that name, or None.
+        accelerated: whether the top layer is a trace.
+        record: where to record a trace to, or None.
     """
 
     path: Path
@@ -172,6 +191,9 @@ class ImageConfig(NamedTuple):
     upper: UpperFiles | None
     repo_blob_url: str
     room: Room = Room()
+    download: Download | None = None
+    accelerated: bool = False
+    record: Path | None = None
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> ImageConfig:
@@ -189,8 +211,18 @@ class ImageConfig(NamedTuple):
                 f"{where}: lowers: {len(rows)} layers, a stack has at most {MAX_LAYERS}"
             )
         lowers = [_lower(where, number, row) for number, row in enumerate(rows)]
-        upper, room = _upper(where, found), _room(where, found)
-        return cls(where, tuple(lowers), upper, found.get("repoBlobUrl") or "", room)
+        download = found.get("download")
+        record = found.get("recordTracePath")
+        return cls(
+            where,
+            tuple(lowers),
+            _upper(where, found),
+            found.get("repoBlobUrl") or "",
+            _room(where, found),
+            None if download is None else download_of(download, str(where)),
+            bool(found.get("accelerationLayer")),
+            where.parent / record if record else None,
+        )
 
     def layer_files(self) -> list[LayerFile]:
         """Return where each layer is, bottom first.
@@ -198,9 +230,18 @@ class ImageConfig(NamedTuple):
         Raises ConfigError where nothing says that, or a layer is the
         configuration itself.
         """
-        if not self.lowers and not self.upper:
+        if not self._count() and not self.upper:
             raise ConfigError(f"{self.path}: lowers: the image has no layers")
-        return [self._file_of(number) for number in range(len(self.lowers))]
+        return [self._file_of(number) for number in range(self._count())]
+
+    def plans(self) -> Plans:
+        """Return what else is done while the image is in use."""
+        top = self._file_of(len(self.lowers) - 1) if self.accelerated else None
+        return Plans(self.download, top, self.record)
+
+    def _count(self) -> int:
+        """Return how many lowers are layers."""
+        return len(self.lowers) - self.accelerated
 
     def _file_of(self, number: int) -> LayerFile:
         lower, where = self.lowers[number], f"{self.path}: lowers[{number}]"
@@ -271,6 +312,7 @@ class Image(NamedTuple):
     upper: UpperFiles | None = None
     room: Room = Room()
     repo_blob_url: str = ""
+    plans: Plans = Plans()
 
     @property
     def files(self) -> list[Path]:
@@ -295,7 +337,13 @@ def resolve(image: Sequence[str | os.PathLike[str]]) -> Image:
             hint="name either one configuration, or layer files",
         )
     found = ImageConfig.load(configs[0])
-    return Image(found.layer_files(), found.upper, found.room, found.repo_blob_url)
+    return Image(
+        found.layer_files(),
+        found.upper,
+        found.room,
+        found.repo_blob_url,
+        found.plans(),
+    )
 
 
 def begins_config(start: bytes) -> bool:

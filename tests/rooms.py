@@ -32,6 +32,7 @@ FLOORS = [
     {"index"},
     {"device"},
     {"ext4"},
+    {"service"},
     {"config"},
     {"ops"},
     {""},  # obdengine/__init__.py

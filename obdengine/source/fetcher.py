@@ -168,14 +168,25 @@ class Fetcher:
 
     _origin: Origin | None
 
+    def until(self) -> float:
+        """Return the deadline of a request that begins now."""
+        return time.monotonic() + self._deadline
+
     def get(
-        self, first: int, end: int, priority: int = DEMAND, elsewhere: int = 0
+        self,
+        first: int,
+        end: int,
+        priority: int = DEMAND,
+        *,
+        elsewhere: int = 0,
+        until: float | None = None,
     ) -> list[Piece]:
         """Return pieces that cover units [first, end).
 
-        Raises what the origin raises, at the deadline at the latest.
+        until is the deadline, a time of time.monotonic(). Raises what the
+        origin raises, then at the latest.
         """
-        how = _How(priority, elsewhere, time.monotonic() + self._deadline)
+        how = _How(priority, elsewhere, until or self.until())
         pieces: list[Piece] = []
         with self._inside():
             for start in range(first, end, LARGEST // UNIT):

@@ -19,7 +19,7 @@ from obdengine import _core
 from obdengine.errors import SourceError
 from obdengine.source.contract import check_range, closed
 from obdengine.source.fetcher import LARGEST, Fetcher
-from obdengine.source.gate import DEMAND, PREFETCH
+from obdengine.source.gate import PREFETCH
 from obdengine.source.spare import Spare
 from obdengine.source.state import UNIT
 
@@ -55,6 +55,7 @@ class Remote:
         complete: False, there is always something to ask for.
         fd: the descriptor for the core.
         fetcher: brings its units.
+        elsewhere: how often what was read as a source made no sense.
     """
 
     complete = False
@@ -70,9 +71,9 @@ class Remote:
         self._release = release
         self._spare = Spare(self.size)
         self._core: _core.Blob | None = None
+        self.elsewhere = 0
         self._open = True
         self._streak = _Streak()
-        self._read: list[tuple[int, int]] = []
 
     @property
     def fd(self) -> int:
@@ -94,8 +95,8 @@ class Remote:
         if not size:
             return b""
         first, end = offset // UNIT, -(-(offset + size) // UNIT)
-        self._read.append((first, end))
-        data = b"".join(piece.data for piece in self.fetcher.get(first, end))
+        pieces = self.fetcher.get(first, end, elsewhere=self.elsewhere)
+        data = b"".join(piece.data for piece in pieces)
         skip = offset - first * UNIT
         return data[skip : skip + size]
 
@@ -115,13 +116,7 @@ class Remote:
 
     def _bring_units(self, first: int, end: int) -> None:
         if self.fetcher.absent(first, end):
-            self.fetcher.get(first, end)
-
-    def distrust(self) -> None:
-        """Drop what was read as a source: it makes no sense."""
-        for first, end in self._read:
-            self.fetcher.drop(first, end)
-        self._read.clear()
+            self.fetcher.get(first, end, elsewhere=self.elsewhere)
 
     # -- As what the core reads
 
@@ -130,11 +125,15 @@ class Remote:
         core.guard(self.fetcher.seed, self._spare.fd)
         self._spare.attach(core)
         self._core = core
-        self._read.clear()
         self._adopt_claimed(core, 0, self.fetcher.units)
 
-    def fetch(self, offset: int, size: int, round: int = 0) -> None:
-        """Bring a range here and tell the core; round: how often it was asked."""
+    def fetch(
+        self, offset: int, size: int, round: int = 0, until: float | None = None
+    ) -> None:
+        """Bring a range here and tell the core.
+
+        round: how often it was asked for; until: the deadline, see Fetcher.
+        """
         core = self._attached()
         missing = [
             run
@@ -142,7 +141,7 @@ class Remote:
             for run in _absent(core, first, end)
         ]
         for first, end in missing:
-            self._adopt(core, first, end, round=round)
+            self._adopt(core, first, end, round=round, until=until)
         if missing and not round:
             self._go_ahead(missing[0][0], missing[-1][1])
 
@@ -167,9 +166,17 @@ class Remote:
         return missing
 
     def _adopt(
-        self, core: _core.Blob, first: int, end: int, round: int = 0, elsewhere: int = 0
+        self,
+        core: _core.Blob,
+        first: int,
+        end: int,
+        *,
+        round: int = 0,
+        elsewhere: int = 0,
+        until: float | None = None,
     ) -> None:
-        for piece in self.fetcher.get(first, end, DEMAND, elsewhere):
+        pieces = self.fetcher.get(first, end, elsewhere=elsewhere, until=until)
+        for piece in pieces:
             if piece.kept and round < _FILE_ROUNDS:
                 core.adopt(piece.first, piece.sums)
             else:
@@ -249,27 +256,42 @@ class _Streak:
 def bring(jobs: list[tuple[Remote, int, int]], round: int) -> None:
     """Fetch ranges of blobs for one request, all at once.
 
-    Raises the first error; the others have ended then.
+    Ranges of one blob that are near each other become one. Raises the first
+    error; the others have ended then.
     """
     pieces = [
-        (remote, at, min(LARGEST, offset + size - at))
-        for remote, offset, size in jobs
-        for at in range(offset, offset + size, LARGEST)
+        (remote, at, min(LARGEST, end - at))
+        for remote, offset, end in _merged(jobs)
+        for at in range(offset, end, LARGEST)
     ]
+    until = min(remote.fetcher.until() for remote, _, _ in pieces)
     last = pieces.pop()
     futures: list[Future[None]] = [
-        remote._helpers.demand_pool().submit(remote.fetch, offset, size, round)
+        remote._helpers.demand_pool().submit(remote.fetch, offset, size, round, until)
         for remote, offset, size in pieces
     ]
     errors: list[BaseException | None] = []
     try:
-        last[0].fetch(last[1], last[2], round)
+        last[0].fetch(last[1], last[2], round, until)
     except SourceError as error:
         errors.append(error)
     errors += [future.exception() for future in futures]
     for failed in errors:
         if failed:
             raise failed
+
+
+def _merged(jobs: list[tuple[Remote, int, int]]) -> list[tuple[Remote, int, int]]:
+    """Return (blob, offset, end) of what jobs, (blob, offset, size), ask for."""
+    merged: list[tuple[Remote, int, int]] = []
+    for remote, offset, size in sorted(jobs, key=lambda job: (id(job[0]), job[1])):
+        if merged and merged[-1][0] is remote:
+            _, start, end = merged[-1]
+            if offset - end < remote.fetcher.refill * UNIT:
+                merged[-1] = (remote, start, max(end, offset + size))
+                continue
+        merged.append((remote, offset, offset + size))
+    return merged
 
 
 def _units(offset: int, size: int) -> list[tuple[int, int]]:
