@@ -72,6 +72,26 @@ def _layer_facts(layer: Layer) -> dict[str, Any]:
         "padding-entries": layer.padding,
         "data-bytes": layer.data_size,
         "zero-bytes": layer.zero_size,
+        "target": _target_facts(layer),
+    }
+
+
+def _target_facts(layer: Layer) -> dict[str, Any] | None:
+    """Return what there is to say of the file that a TurboOCI layer points at."""
+    target = layer.target
+    if target is None:
+        return None
+    return {
+        "filename": target.name,
+        "file-size": target.source.size,
+        "stream-size": target.size,
+        "codec": target.codec,
+        "index-filename": target.index,
+        "index-version": (2 if target.members else 1) if target.index else None,
+        "spans": target.blocks,
+        "crc": target.summed,
+        "digest": target.digest or None,
+        "data-bytes": layer.target_data_size,
     }
 
 
@@ -143,6 +163,27 @@ def _layer_rows(layer: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "entries", _entries_text(layer)
     yield "data", size_text(layer["data-bytes"])
     yield "zeroed", size_text(layer["zero-bytes"])
+    if layer["target"]:
+        yield from _target_rows(layer["target"])
+
+
+def _target_rows(target: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    yield "target", target["filename"]
+    yield "target is", _target_is(target)
+    yield "target size", size_text(target["file-size"])
+    if target["index-filename"]:
+        yield "target index", target["index-filename"]
+    yield "data in target", size_text(target["data-bytes"])
+
+
+def _target_is(target: dict[str, Any]) -> str:
+    if not target["codec"]:
+        return "a tar"
+    crc = "with" if target["crc"] else "without"
+    return (
+        f"a tar of {size_text(target['stream-size'])} in {target['codec']}, "
+        f"{target['spans']} spans {crc} crc"
+    )
 
 
 def _stored_as(layer: dict[str, Any]) -> str:
@@ -153,6 +194,8 @@ def _stored_as(layer: dict[str, Any]) -> str:
         text = f"ZFile {layer['codec']}, {block} blocks {crc} crc"
     if layer["tar"]:
         text += ", in tar" if layer["tar"] == "pax" else f", in tar ({layer['tar']})"
+    if layer["target"]:
+        text = f"TurboOCI layer, {text}"
     return f"{text}, sealed in place" if layer["state"] == "sealed" else text
 
 

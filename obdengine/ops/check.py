@@ -135,8 +135,9 @@ def _check_layer(file: LayerFile, report: Report, progress: Progress) -> None:
     try:
         with closing(open_file(file)) as layer:
             report.damage += layer.check(progress)
-            report.checked += layer.blob.size
-            report.blocks += layer.blob.blocks
+            for blob in [layer.blob, *([layer.target] if layer.target else [])]:
+                report.checked += blob.size
+                report.blocks += blob.blocks
     except FormatError as error:
         report.damage += [error, *_blob_damage(file, error)]
 
