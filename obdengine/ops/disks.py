@@ -24,6 +24,7 @@ from obdengine.config import begins_config
 from obdengine.device import Device
 from obdengine.errors import FormatError, SourceError, Unsupported
 from obdengine.layer import format as lsmt
+from obdengine.ops.vm_locks import refuse_locked
 from obdengine.source import FileSource, Source
 from obdengine.units import MIB, SECTOR, round_up
 
@@ -123,8 +124,11 @@ class RawDisk:
         """Open path; "-" is read to its end first, into a temporary file.
 
         Raises Unsupported when the content says that it is of another format,
-        unless any_content; SourceError when it cannot be read.
+        unless any_content; SourceError when it cannot be read, Busy when a
+        running machine writes to it.
         """
+        if os.fspath(path) != STREAM:
+            refuse_locked(path)
         self._source = _spooled() if os.fspath(path) == STREAM else FileSource(path)
         self.name = self._source.name
         self.file_size = self._source.size

@@ -27,6 +27,7 @@ from obdengine.errors import (
     SourceError,
     SourceMissing,
     TimedOut,
+    UsageError,
 )
 from obdengine.source.nbd import NbdClient
 
@@ -57,6 +58,7 @@ _MEANINGS: list[tuple[str, type[ObdError]]] = [
     ("No such file or directory", SourceMissing),
     ("No space left on device", SourceError),
     ("Permission denied", SourceError),
+    ("Invalid password", UsageError),
 ]
 
 

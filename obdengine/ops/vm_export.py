@@ -30,12 +30,20 @@ from obdengine.ops.vm_disks import NbdDisk
 from obdengine.source.nbd import ALLOCATION, DEPTH, NbdClient
 from obdengine.units import KIB, MIB, SECTOR, round_up
 
-__all__ = ["CHAINED", "TARGETS", "ExportOptions", "export_chain", "export_file"]
+__all__ = [
+    "CHAINED",
+    "COMPRESSED",
+    "TARGETS",
+    "ExportOptions",
+    "export_chain",
+    "export_file",
+]
 
 # As qemu and obd convert -O call them.
 TARGETS = ("qcow2", "vmdk", "vhdx", "vdi", "vpc")
 
 CHAINED = ("qcow2",)  # what a chain can be made of
+COMPRESSED = ("qcow2", "vmdk")
 
 _STEP = 2 * MIB  # a multiple of every cluster size
 _USUAL_CLUSTER = 64 * KIB
@@ -73,17 +81,25 @@ def export_file(
     comparison finds a difference, and what reading and writing raise; dst is
     untouched then.
     """
+    if options.compressed and form not in COMPRESSED:
+        raise UsageError(f"{dst}: {form} has no compressed clusters")
     dst = dst.resolve()  # a link at that place shall still be one afterwards
     with staging(dst.parent) as staged:
         path = staged / dst.name
-        cluster = _make(path, form, device.size, options.create)
-        node = _node(path, form)
-        with qemu.exported(str(dst), _written(node, options), writable=True) as client:
-            _copy(device, client, cluster, progress)
-            client.flush()
+        cluster = _make(path, form, device.size, _creating(form, options))
+        if options.compressed and device.size % cluster:
+            _compress(device, path, form, options, progress)
+        else:
+            node = _node(path, form)
+            written = {"driver": "compress", "file": node}
+            with qemu.exported(
+                str(dst), written if options.compressed else node, writable=True
+            ) as client:
+                _copy(device, client, cluster, progress)
+                client.flush()
         _complete(path)
         if options.checked:
-            _verify(device, dst.name, node, progress)
+            _verify(device, dst.name, _node(path, form), progress)
         publish_beside(staged, dst)
 
 
@@ -107,7 +123,7 @@ def export_chain(
     with staging(folder if folder.is_dir() else folder.parent) as staged:
         for number, size in enumerate(sizes):
             path = staged / f"layer{number}.{form}"
-            _make(path, form, size, options.create, below=names[-1:])
+            _make(path, form, size, _creating(form, options), below=names[-1:])
             names.append(path.name)
             with _opened(files[number : number + 1], size) as device:
                 _write_layer(device, path, form, progress)
@@ -121,6 +137,17 @@ def export_chain(
 # -- Making
 
 
+def _creating(form: str, options: ExportOptions) -> list[str]:
+    """Return what qemu-img create is told."""
+    given = {option.partition("=")[0] for option in options.create}
+    more = []
+    if form == "vpc" and "force_size" not in given:
+        more.append("force_size=on")  # else the size is that of a geometry
+    if form == "vmdk" and options.compressed and "subformat" not in given:
+        more.append("subformat=streamOptimized")
+    return [*options.create, *more]
+
+
 def _make(
     path: Path, form: str, size: int, create: Sequence[str], below: Sequence[str] = ()
 ) -> int:
@@ -130,8 +157,6 @@ def _make(
         if option.partition("=")[0] in _REFUSED:
             raise UsageError(f"-o {option}: is not for you to say here")
         words += ["-o", option]
-    if form == "vpc" and not any(o.startswith("force_size") for o in create):
-        words += ["-o", "force_size=on"]  # else the size is that of a geometry
     for name in below:
         words += ["-b", name, "-F", form]
     text = str(path.absolute())
@@ -154,9 +179,21 @@ def _node(path: Path, form: str) -> Node:
     return {"driver": form, "file": file}
 
 
-def _written(node: Node, options: ExportOptions) -> Node:
-    """Return the node to write to."""
-    return {"driver": "compress", "file": node} if options.compressed else node
+def _compress(
+    device: Device, path: Path, form: str, options: ExportOptions,
+    progress: Progress | None,
+) -> None:  # fmt: skip
+    """Write a disk that ends within a cluster, which only qemu-img compresses.
+
+    It takes another file, not compressed, on the way.
+    """
+    plain = path.with_name("plain.qcow2")
+    export_file(device, plain, "qcow2", ExportOptions(), progress)
+    path.unlink()
+    words = [word for o in _creating(form, options) for word in ("-o", o)]
+    names = (qemu.filename(_node(plain, "qcow2")), str(path.absolute()))
+    qemu.qemu_img(path.name, "convert", "-c", "-O", form, *words, *names, seconds=None)
+    plain.unlink()
 
 
 def _copy(

@@ -17,7 +17,6 @@ from __future__ import annotations
 import json
 import os
 import stat
-import struct
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -35,6 +34,7 @@ from obdengine.errors import (
 )
 from obdengine.ops import qemu
 from obdengine.ops.disks import vm_format
+from obdengine.ops.qcow2_header import Qcow2Header, read_header
 from obdengine.ops.qemu import Node
 from obdengine.ops.vm_locks import refuse_locked
 from obdengine.segment import MAX_LAYERS
@@ -56,6 +56,7 @@ _PLACED = {"qcow2", "vmdk", "vdi", "vhdx", "vpc"}
 
 _REPAIR = "repair a copy of it with `qemu-img check -r all`, and look at the result"
 _SECRET = "give its secret with --secret file=PATH"
+_SECRET_OR_RAW = f"{_SECRET}, or say -f raw to take it as it is"
 
 
 @dataclass(frozen=True)
@@ -173,10 +174,15 @@ def _judged(step: _Step, wanted: Wanted) -> tuple[VmFile, dict[str, Any]]:
     _refuse_special(path)
     refuse_locked(path)
     node: Node = {**step.options, "driver": step.form, "file": _protocol(path)}
-    crypt = _encryption(step)
+    header = _header(step)
+    crypt, data = header.encryption, path
+    if header.data_file is not None:
+        data = _data_file(path, header.data_file)
+        node["data-file"] = _protocol(data)
     if crypt:
         if wanted.secret is None:
-            raise Unsupported(name, f"it is encrypted ({crypt})", hint=_SECRET)
+            hint = _SECRET_OR_RAW if step.form == "luks" else _SECRET
+            raise Unsupported(name, f"it is encrypted with {crypt}", hint=hint)
         node |= _key(step.form, crypt)
     if step.form == "raw" and not step.options:
         size = round_up(_file_size(path), SECTOR)
@@ -185,8 +191,7 @@ def _judged(step: _Step, wanted: Wanted) -> tuple[VmFile, dict[str, Any]]:
     secret = wanted.secret if crypt else None
     facts = qemu.facts_of(name, alone, secret)
     _judge_facts(name, facts)
-    data_file = _data_file(path, facts)
-    _judge_content(path, data_file or path, alone, step.form, secret)
+    _judge_content(path, data, alone, step.form, secret)
     snapshots = [(str(s["id"]), str(s["name"])) for s in facts.get("snapshots", [])]
     size = int(facts["virtual-size"])
     return VmFile(path, step.form, size, node, bool(crypt), snapshots), facts
@@ -216,16 +221,11 @@ def _protocol(path: Path) -> Node:
     return {"driver": kind, "filename": str(path.absolute())}
 
 
-def _encryption(step: _Step) -> str | None:
-    """Return the name of the encryption of a file, by its header; None for none."""
-    if step.form == "luks":
-        return "LUKS"
-    if step.form not in ("qcow2", "qcow"):
-        return None
-    with closing(FileSource(step.path)) as opened:
-        head = opened.pread(0, min(opened.size, 48)).ljust(48, b"\0")
-    (method,) = struct.unpack_from(">I", head, 32 if step.form == "qcow2" else 36)
-    return {0: None, 1: "AES", 2: "LUKS"}.get(method, f"method {method}")
+def _header(step: _Step) -> Qcow2Header:
+    """Return what has to be known of a file before it is opened."""
+    if step.form == "qcow2":
+        return read_header(step.path)
+    return Qcow2Header("LUKS" if step.form == "luks" else None, None)
 
 
 def _key(form: str, crypt: str) -> Node:
@@ -247,13 +247,13 @@ def _judge_facts(name: str, facts: dict[str, Any]) -> None:
         )
 
 
-def _data_file(path: Path, facts: dict[str, Any]) -> Path | None:
+def _data_file(path: Path, name: str) -> Path:
     """Return the external data file of a qcow2, which must be there."""
-    name = facts.get("format-specific", {}).get("data", {}).get("data-file")
-    if name is None:
-        return None
-    found = _local(path, str(name), "data file")
+    if not name:
+        raise FormatError(str(path), "its data is in a file whose name is not recorded")
+    found = _local(path, name, "data file")
     _refuse_missing(path, found, "data file")
+    _refuse_special(found)
     refuse_locked(found)
     return found
 
@@ -368,9 +368,10 @@ def _described(
         words = _nested(json.loads(name.removeprefix("json:")))
         if words.get("driver") in ("file", "host_device"):
             words = {"file": words}
-        path = words.pop("file")["filename"]
-        form = words.pop("driver", recorded)
+        file = words.pop("file")
+        path, form = file["filename"], words.pop("driver", recorded)
         known = isinstance(path, str) and (form is None or isinstance(form, str))
+        known = known and file.get("driver", "file") in ("file", "host_device")
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         known = False
     if not known or set(words) - {"offset", "size"}:

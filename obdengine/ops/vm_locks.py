@@ -11,7 +11,6 @@ from __future__ import annotations
 import fcntl
 import os
 import struct
-from pathlib import Path
 
 from obdengine.errors import Busy
 
@@ -26,9 +25,15 @@ _F_OFD_GETLK = 36
 _WRITE_BYTES = (101, 2)
 
 
-def refuse_locked(path: Path) -> None:
-    """Raise Busy when another process has the right to write to an image."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+def refuse_locked(path: str | os.PathLike[str]) -> None:
+    """Raise Busy when another process has the right to write to an image.
+
+    What cannot be opened is left to who reads it.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except (OSError, ValueError):
+        return
     try:
         question = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, *_WRITE_BYTES, 0)
         answer = fcntl.fcntl(fd, _F_OFD_GETLK, question)
@@ -38,6 +43,6 @@ def refuse_locked(path: Path) -> None:
         os.close(fd)
     if struct.unpack(_FLOCK, answer)[0] != fcntl.F_UNLCK:
         raise Busy(
-            f"{path}: another process, such as a running machine, writes to it",
+            f"{os.fspath(path)}: another process, maybe a machine, writes to it",
             hint="stop it, or take a copy of a snapshot",
         )
