@@ -21,13 +21,13 @@ from obdengine.blob.unpack import Unpacked
 from obdengine.errors import DigestMismatch
 from obdengine.oci.digest import hasher_of
 
-__all__ = ["LayerFeed"]
+__all__ = ["LayerFeed", "OpenBlob"]
 
 _CHUNK = 1 << 20
 _AHEAD = 8  # chunks that may wait to be taken
 
 # Opens the blob of a layer, from its beginning.
-_OpenBlob = Callable[[], AbstractContextManager["_Readable"]]
+OpenBlob = Callable[[], AbstractContextManager["_Readable"]]
 
 
 class _Readable(Protocol):
@@ -45,7 +45,7 @@ class LayerFeed:
 
     def __init__(
         self,
-        open_blob: _OpenBlob,
+        open_blob: OpenBlob,
         diff_id: str | None,
         name: str,
         progress: Callable[[int], None] | None = None,
