@@ -14,6 +14,7 @@ from obdengine.errors import ReadOnly
 from obdengine.layer import UpperOptions, open_upper
 from obdengine.ops.folder import make_or_reopen, room_of
 from obdengine.ops.layers import open_layers
+from obdengine.ops.resolve import resolve
 from obdengine.service import Service, using
 
 __all__ = ["open_image"]
@@ -65,10 +66,10 @@ def _open(
     words: list[_Name] = [os.fspath(name) for name in names]
     name = str(words[-1]) if words else "image"
     if upper is not None:
-        below = config.resolve(words)
+        below = resolve(words, service=service)
         words = [make_or_reopen(Path(upper), below, form=form, options=options)]
     while True:
-        found = config.resolve(words)
+        found = resolve(words, service=service)
         if not readonly and not found.upper:
             raise ReadOnly(
                 f"{name}: the image has no writable layer",
@@ -78,7 +79,7 @@ def _open(
             device = _stack(found, name, readonly, locked, options, service, opened)
             # Who changes a configuration has the lock of the upper in it: it
             # may have been changed until we had the lock.
-            if not found.upper or config.resolve(words) == found:
+            if not found.upper or resolve(words, service=service) == found:
                 opened.pop_all()
                 return device
 
