@@ -14,20 +14,29 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn, Protocol
 
 from obdengine import _core
 from obdengine.blob import Request
 from obdengine.device.extents import Extent, walk
+from obdengine.device.recorder import Recorder
+from obdengine.device.trace import Read
 from obdengine.errors import Closed, ObdError, OutOfRange, ReadOnly, UsageError
 from obdengine.index import Table
 from obdengine.layer import Layer, Upper
 from obdengine.units import MIB
 
-__all__ = ["Device"]
+__all__ = ["Companion", "Device"]
 
 # What cache() brings at once: the core tells of so many ranges in one call.
 _CACHE_STEP = MIB
+
+
+class Companion(Protocol):
+    """Something that works for a device while that is open."""
+
+    def close(self) -> None:
+        """End; the device is closed next."""
 
 
 class _Stack(NamedTuple):
@@ -69,6 +78,8 @@ class Device:
         """
         self.name = name
         self._gate = _Gate()
+        self._recorder: Recorder | None = None
+        self._companions: list[Companion] = []
         # How many cores use a part.
         self._users: Counter[Layer | Upper] = Counter()
         self._use(self._pile(layers, upper, size))
@@ -122,6 +133,8 @@ class Device:
         """
         self._check_range(offset, memoryview(buffer).nbytes)
         core = self._core or self._closed()
+        if self._recorder:
+            self._recorder.note(core, offset, memoryview(buffer).nbytes)
         try:
             return core.pread_into(offset, buffer)
         except (_core.Absent, _core.Damaged) as lacking:
@@ -202,6 +215,27 @@ class Device:
             except (_core.Absent, _core.Damaged) as lacking:
                 self._again(lacking, lambda: call(core))
 
+    # -- What goes along with it
+
+    @property
+    def recorder(self) -> Recorder | None:
+        """What notes the reads, or None; set it to begin, or to end that."""
+        return self._recorder
+
+    @recorder.setter
+    def recorder(self, recorder: Recorder | None) -> None:
+        self._recorder = recorder
+
+    def reads(self, offset: int, length: int) -> list[Read]:
+        """Return the parts of layers that a read of the disk is made from."""
+        self._check_range(offset, length)
+        core = self._core or self._closed()
+        return [Read(*part) for part in core.streams(offset, length)]
+
+    def accompany(self, companion: Companion) -> None:
+        """Have something work for the device, until it is closed."""
+        self._companions.append(companion)
+
     # -- The device itself
 
     @contextmanager
@@ -257,6 +291,8 @@ class Device:
 
         What was written is made durable first; raises what flush() raises.
         """
+        while self._companions:
+            self._companions.pop().close()
         with self._gate.shut():
             core, self._core = self._core, None
             upper, self.upper, self.layers = self.upper, None, ()

@@ -22,7 +22,7 @@ from obdengine import _core
 from obdengine.errors import SourceError
 from obdengine.source.contract import check_range, closed
 from obdengine.source.gate import DEMAND, Gate
-from obdengine.source.state import UNIT, KeptFile
+from obdengine.source.state import UNIT, WHOLE, KeptFile
 
 __all__ = ["LARGEST", "Fetcher", "Origin", "Piece", "SourceOrigin"]
 
@@ -259,6 +259,20 @@ class Fetcher:
         if self.kept:
             with suppress(OSError), self._inside():
                 self.kept.clear(first, min(end, self.units))
+
+    def drop_all(self) -> None:
+        """Forget every unit, and what readers have seen of it."""
+        self.drop(0, self.units)
+        if self.kept:
+            with suppress(OSError), self._inside():
+                for chunk in range(self.kept.facts.chunks):
+                    self.kept.drop_chunk(chunk)
+
+    def set_whole(self) -> None:
+        """Note in the files that all is there, and what it must be."""
+        if self.kept:
+            with suppress(OSError), self._inside():
+                self.kept.set_flags(WHOLE)
 
     def origin(self) -> Origin:
         """Return where the bytes come from, connected."""

@@ -153,6 +153,13 @@ class Remote:
             core.forget(first * UNIT, (end - first) * UNIT)
             self._adopt(core, first, end, elsewhere=elsewhere)
 
+    def drop_all(self) -> None:
+        """Drop all of the blob: it is not what its digest says."""
+        self.fetcher.drop_all()
+        core = self._core
+        if core:
+            core.forget(0, self.size)
+
     def prefetch(self, offset: int, size: int, priority: int = PREFETCH) -> int:
         """Bring a range here for later; return how many bytes were not."""
         missing = 0
