@@ -12,6 +12,7 @@ from types import ModuleType
 import pytest
 
 from obdengine.blob import format as zfile
+from obdengine.blob import target_format as turbo
 from obdengine.layer import create_upper
 from obdengine.layer import format as lsmt
 from obdengine.oci import words
@@ -44,6 +45,23 @@ def test_fields(page: str, words: ModuleType) -> None:
         for offset, size, name in FIELD_ROW.findall(text_of(page))
     ]
     assert documented == layout(words.HEADER_FIELDS)
+
+
+def test_fields_of_turbo() -> None:
+    tables = turbo.HEADER_FIELDS, turbo.ENTRY_FIELDS, turbo.EXTENSION_FIELDS
+    wanted = [row for table in tables for row in layout(table)]
+    text = text_of("turbo.md")
+    found = [(int(a), int(b), name) for a, b, name in FIELD_ROW.findall(text)]
+    assert found == wanted
+    for magic in (turbo.MAGIC, turbo.MARK):
+        shown = [w.encode().decode("unicode_escape").encode() for w in _quoted(text)]
+        assert magic in shown
+    for number in (turbo.HEADER_SIZE, turbo.CRC_SIZE, turbo.SPAN, turbo.WINDOW):
+        assert str(number) in text
+
+
+def _quoted(text: str) -> list[str]:
+    return re.findall(r"\| `([^`]+)` \|", text)
 
 
 @pytest.mark.parametrize(("page", "words"), PAGES)

@@ -13,7 +13,13 @@ from typing import Any, TypeVar
 
 import click
 
-from obdengine.cli import convert_image, convert_local, convert_tree, convert_vm
+from obdengine.cli import (
+    convert_image,
+    convert_local,
+    convert_tree,
+    convert_turbo,
+    convert_vm,
+)
 from obdengine.cli.convert_job import Converter, Job
 from obdengine.cli.layers import layer_settings, refuse_given, say_written
 from obdengine.cli.output import json_option, progress_option
@@ -24,6 +30,7 @@ __all__ = ["CONVERTERS", "convert"]
 # The first one whose matches() says so gets the job: the particular before the
 # general.
 CONVERTERS: list[Converter] = [
+    convert_turbo.TO_TURBO,
     convert_image.FROM_IMAGE,
     convert_tree.FROM_TREE,
     convert_vm.EXPORT,
