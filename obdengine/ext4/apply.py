@@ -18,7 +18,7 @@ from typing import NamedTuple, NoReturn
 
 from obdengine.device import Device
 from obdengine.errors import BadTar, LimitError
-from obdengine.ext4.acl import judge_acl
+from obdengine.ext4.acl import ACL, fault_of
 from obdengine.ext4.tar import Member, Stream, TarReader
 from obdengine.ext4.tree import Directory, PathError, Tree, parts_of
 from obdengine.ext4.volume import (
@@ -317,8 +317,8 @@ class _Applier:
     def _set_xattrs(self, ino: int, member: Member) -> None:
         kept = {}
         for key, value in member.xattrs.items():
-            if key.startswith(_ACL):
-                judge_acl(value)
+            if key.startswith(ACL) and (wrong := fault_of(value)):
+                raise PathError(f"an access control list {wrong}")
             if key.startswith(_NAMESPACES) and len(key) <= _MAX_NAME:
                 kept[key] = value
                 continue
@@ -337,7 +337,6 @@ class _Applier:
             self.applied.notes.append(f"{shown}: {what}")
 
 
-_ACL = b"system.posix_acl_"
 _NAMESPACES = (
     b"user.",
     b"trusted.",

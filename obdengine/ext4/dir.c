@@ -153,7 +153,8 @@ map_new(struct obd_dir *d)
 
         error = ext2fs_iblk_add_blocks(d->f->fs, inode, 1);
         if (!error)
-            error = ext2fs_bmap2(d->f->fs, d->ino, inode, NULL, BMAP_SET, i,
+            error = ext2fs_bmap2(d->f->fs, d->ino, inode, NULL,
+                                 BMAP_SET | BMAP_ALLOC, i,
                                  NULL, &block);
     }
     return error;

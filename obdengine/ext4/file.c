@@ -80,7 +80,8 @@ insert_blocks(struct obd_ext4 *f, uint32_t ino,
             blk64_t block = runs[i].physical + k;
 
             error = ext2fs_bmap2(f->fs, ino, (struct ext2_inode *)inode, NULL,
-                                 BMAP_SET, runs[i].logical + k, NULL, &block);
+                                 BMAP_SET | BMAP_ALLOC, runs[i].logical + k,
+                                 NULL, &block);
         }
     }
     return error;

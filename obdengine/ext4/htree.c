@@ -228,7 +228,7 @@ write_nodes(struct obd_dir *d, struct index *x)
 
     need = need < x->n_nodes ? x->n_nodes : need;
     if (need > limit_of(d, ROOT_ENTRIES))
-        return EXT2_ET_DIR_NO_SPACE_FOR_CSUM;
+        return EFBIG;
     nodes = realloc(x->nodes, need * sizeof *nodes);
     if (!nodes)
         return ENOMEM;

@@ -507,7 +507,7 @@ class TarReader:
                 rest += self._take(_BLOCK)
                 used += _BLOCK
                 *whole, rest = rest.split(b"\n")
-                if len(rest) > 40:
+                if not whole:
                     self._bad("the map of a sparse file")
                 for line in whole:
                     yield self._whole(line, "a sparse map")

@@ -24,6 +24,7 @@ from obdengine.errors import (
     Unsupported,
     UsageError,
 )
+from obdengine.ext4.acl import ACL, from_disk
 from obdengine.ext4.binding import ffi, lib, require
 from obdengine.units import MIB
 
@@ -121,6 +122,7 @@ _UNWRITABLE: tuple[dict[int, str], ...] = (
         0x0004: "needs_recovery",
         0x0008: "journal_dev",
         0x0100: "mmp",
+        0x0400: "ea_inode",
         0x8000: "inline_data",
         0x10000: "encrypt",
         0x20000: "casefold",
@@ -410,7 +412,8 @@ class Volume:
             name = raw[at + 1 : at + 1 + raw[at]]
             at += 1 + len(name)
             (size,) = struct.unpack_from("<I", raw, at)
-            found[name] = raw[at + 4 : at + 4 + size]
+            value = raw[at + 4 : at + 4 + size]
+            found[name] = from_disk(value) if name.startswith(ACL) else value
             at += 4 + size
         return found
 

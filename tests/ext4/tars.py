@@ -80,7 +80,7 @@ def header(name: bytes, size: int = 0, kind: bytes = b"0", **fields: bytes) -> b
         "mode": (100, 8, b"0000644\0"),
         "uid": (108, 8, b"0000000\0"),
         "gid": (116, 8, b"0000000\0"),
-        "size": (124, 12, b"%011o\0" % size),
+        "length": (124, 12, b"%011o\0" % size),
         "mtime": (136, 12, b"%011o\0" % TIME),
         "kind": (156, 1, kind),
         "target": (157, 100, b""),
