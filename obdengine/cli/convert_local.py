@@ -36,6 +36,7 @@ from obdengine.errors import UsageError
 from obdengine.ops.convert import to_layer, to_raw
 from obdengine.ops.disks import RawDisk, looks_like_image
 from obdengine.ops.layer_file import LayerOptions, Written
+from obdengine.ops.resolve import is_remote
 
 __all__ = ["TO_LAYER", "TO_RAW", "is_stack", "open_stack", "refuse_streams"]
 
@@ -45,7 +46,9 @@ def is_stack(job: Job) -> bool:
     if job.source_format:
         return job.source_format == "obd"
     first = job.sources[0]
-    return len(job.sources) > 1 or Path(first).is_dir() or looks_like_image(first)
+    if len(job.sources) > 1 or is_remote(first):
+        return True
+    return Path(first).is_dir() or looks_like_image(first)
 
 
 def refuse_streams(job: Job) -> None:

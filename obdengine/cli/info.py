@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import click
@@ -52,14 +52,15 @@ def facts(image: Sequence[str], device: Device, busy: str | None) -> dict[str, A
 
 
 def _layer_facts(layer: Layer) -> dict[str, Any]:
-    blob, status = layer.blob, Path(layer.name).stat()
+    # Of a layer that is elsewhere, the descriptor is that of the cache.
+    blob, status = layer.blob, os.fstat(layer.blob.resident.fd)
     return {
         "filename": layer.name,
         "format": "zfile" if blob.codec else "lsmt",
         "state": layer.kind,
         "virtual-size": layer.virtual_size,
         "actual-size": status.st_blocks * 512,
-        "file-size": status.st_size,
+        "file-size": blob.source.size,
         "tar": blob.wrapper and blob.wrapper.removeprefix("tar-"),
         "codec": blob.codec,
         "block-size": blob.block_size,

@@ -14,7 +14,13 @@ from typing import Any
 from obdengine.errors import ReadOnly, UsageError
 from obdengine.oci.archive import open_docker_archive, open_oci_archive
 from obdengine.oci.client import Client
-from obdengine.oci.credentials import Credential, Credentials, DockerConfig, Given
+from obdengine.oci.credentials import (
+    Credential,
+    Credentials,
+    DockerConfig,
+    Given,
+    repository_of,
+)
 from obdengine.oci.image import (
     ImageManifest,
     Platform,
@@ -63,6 +69,7 @@ __all__ = [
     "Credential",
     "DockerConfig",
     "Given",
+    "repository_of",
 ]
 
 

@@ -129,12 +129,17 @@ class RegistryStore:
 
     def has_blob(self, descriptor: Descriptor) -> bool:
         """Tell whether the blob is there (see Store)."""
+        size = self.size_of(descriptor.digest)
+        return size is not None and size in (descriptor.size, -1)
+
+    def size_of(self, digest: str) -> int | None:
+        """Return the bytes of a blob, None when it is not there, -1: not said."""
         try:
-            reply = self._ask("HEAD", f"/blobs/{descriptor.digest}")
+            reply = self._ask("HEAD", f"/blobs/{digest}")
         except SourceMissing:
-            return False
+            return None
         length = reply.headers.get("Content-Length", "")
-        return not length.isdecimal() or int(length) == descriptor.size
+        return int(length) if length.isdecimal() else -1
 
     def tags(self) -> list[str]:
         """Return the names of what is there, sorted."""

@@ -21,7 +21,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from obdengine import config, oci
-from obdengine.config import Image, LayerFile
+from obdengine.config import Image, LayerFile, Plans
 from obdengine.errors import SourceMissing, Unsupported, UsageError
 from obdengine.oci import words
 from obdengine.oci.layout import LayoutStore
@@ -34,7 +34,9 @@ from obdengine.source.hosts import judge_url
 __all__ = [
     "absolute",
     "acceleration_layer",
+    "block_layers",
     "is_remote",
+    "is_turbo",
     "is_url",
     "layers_of",
     "open_image_store",
@@ -44,6 +46,7 @@ __all__ = [
 _Name = str | os.PathLike[str]
 
 _YES = "yes"
+_ATTEMPTS = 5
 
 
 def is_url(word: _Name) -> bool:
@@ -85,16 +88,25 @@ def resolve(
         found = oci.resolve_image(store, reference.which, platform=platform)
         layers = layers_of(store, found, served.cache.folder)
         base = f"{store.base}/blobs" if isinstance(store, RegistryStore) else ""
-        return Image(layers, repo_blob_url=base)
+        top = acceleration_layer(found)
+        plans = Plans(
+            acceleration=_layer(store, top, store.name, served.cache.folder)
+            if top
+            else None
+        )
+        return Image(layers, repo_blob_url=base, plans=plans)
 
 
 def open_image_store(reference: oci.Reference, service: Service) -> oci.Store:
     """Open the repository of an image that is to be read as a disk."""
     if reference.transport != oci.REGISTRY:
         return oci.open_store(reference)
+    # A disk waits for its registry until the deadline, a question does not.
+    http = service.registry.http
+    http = dataclasses.replace(http, attempts=http.attempts or _ATTEMPTS)
     return oci.KeepingStore(
         reference,
-        oci.Client(service.registry),
+        oci.Client(dataclasses.replace(service.registry, http=http)),
         service.cache.folder / "manifests",
         offline=service.offline,
     )
@@ -122,9 +134,21 @@ def layers_of(
     folder: where small layers are unpacked that are needed here.
     """
     name = f"{store.name}: {image.descriptor.digest}"
+    return [
+        _layer(store, layer, f"{name}: layers[{number}]", folder)
+        for number, layer in enumerate(block_layers(store.name, image))
+    ]
+
+
+def block_layers(store: str, image: oci.ImageManifest) -> list[Descriptor]:
+    """Return the layers of a block device's image, bottom first.
+
+    Raises Unsupported when the image, of the store called so, is another one.
+    """
+    name = f"{store}: {image.descriptor.digest}"
     found = [layer for layer in image.layers if not _accelerates(layer)]
     for number, layer in enumerate(found):
-        if words.BLOB_DIGEST not in layer.annotations and not _is_turbo(layer):
+        if words.BLOB_DIGEST not in layer.annotations and not is_turbo(layer):
             raise Unsupported(
                 name,
                 f"layers[{number}] is an ordinary one, not of a block device",
@@ -132,10 +156,7 @@ def layers_of(
             )
     if not found:
         raise Unsupported(name, "an image without layers")
-    return [
-        _layer(store, layer, f"{name}: layers[{number}]", folder)
-        for number, layer in enumerate(found)
-    ]
+    return found
 
 
 def acceleration_layer(image: oci.ImageManifest) -> Descriptor | None:
@@ -147,7 +168,8 @@ def _accelerates(layer: Descriptor) -> bool:
     return layer.annotations.get(words.ACCELERATION_LAYER) == _YES
 
 
-def _is_turbo(layer: Descriptor) -> bool:
+def is_turbo(layer: Descriptor) -> bool:
+    """Tell whether a layer is an index over an original one."""
     return words.TARGET_DIGEST in layer.annotations
 
 
@@ -161,7 +183,7 @@ def _file_or_url(word: _Name) -> LayerFile:
 
 
 def _layer(store: oci.Store, layer: Descriptor, where: str, folder: Path) -> LayerFile:
-    if _is_turbo(layer):
+    if is_turbo(layer):
         return _turbo(store, layer, where, folder / "turbo")
     path, url = _place(store, layer.digest, where)
     return LayerFile(path, layer.digest, layer.size, url, where=where)
