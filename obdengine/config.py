@@ -313,6 +313,7 @@ class Image(NamedTuple):
     room: Room = Room()
     repo_blob_url: str = ""
     plans: Plans = Plans()
+    is_config: bool = False
 
     @property
     def files(self) -> list[Path]:
@@ -343,6 +344,7 @@ def resolve(image: Sequence[str | os.PathLike[str]]) -> Image:
         found.room,
         found.repo_blob_url,
         found.plans(),
+        is_config=True,
     )
 
 

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from obdengine.config import LAYER_NAMES, Image, LayerFile
 from obdengine.device import Device, Read
@@ -28,27 +29,37 @@ from obdengine.source.output import Output
 from obdengine.source.state import UNIT
 from obdengine.units import MIB
 
-__all__ = ["begin", "download", "known_reads", "replay"]
+__all__ = ["Serving", "begin", "download", "known_reads", "replay"]
 
 # A trace beside a configuration is called so.
 _BESIDE = "trace"
+
+
+class Serving(NamedTuple):
+    """What goes along with an image that is served, besides what it says itself.
+
+    Attributes:
+        trace: to be replayed, whatever else there is.
+        record: where to record to.
+    """
+
+    trace: Path | None = None
+    record: Path | None = None
 
 
 def begin(
     device: Device,
     image: Image,
     service: Service,
-    *,
-    folder: Path | None = None,
-    trace: Path | None = None,
-    record: Path | None = None,
+    serving: Serving,
+    folder: Path | None,
 ) -> None:
     """Begin all that image and service ask for; it ends with the device.
 
-    folder: of the configuration. trace: to be replayed, whatever else there
-    is. record: where to record to. Raises SourceError when that cannot be.
+    folder: of the configuration, if there is one. Raises SourceError when a
+    recording cannot be made.
     """
-    record = record or _wanted_record(image)
+    trace, record = serving.trace, serving.record or _wanted_record(image)
     if record:
         device.accompany(Recording(device, record))
     wanted = image.plans.download or service.download

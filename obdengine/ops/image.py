@@ -7,11 +7,13 @@ import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import NamedTuple
 
 from obdengine import config
 from obdengine.device import Device
 from obdengine.errors import ReadOnly
 from obdengine.layer import UpperOptions, open_upper
+from obdengine.ops.background import Serving, begin
 from obdengine.ops.folder import make_or_reopen, room_of
 from obdengine.ops.layers import open_layers
 from obdengine.ops.resolve import resolve
@@ -31,6 +33,7 @@ def open_image(
     options: UpperOptions | None = None,
     locked: bool = True,
     service: _Name | Service | None = None,
+    serving: Serving | None = None,
 ) -> Device:
     """Open an image as a disk; close the Device when done with it.
 
@@ -39,9 +42,10 @@ def open_image(
     writable layer over the image; form ("append" or "sparse") is for a new
     one. options, where they say something, overrule the configuration.
     service is overlaybd's overlaybd.json, or what was read from it: where the
-    cache is, how registries are spoken to; None: as usual. locked=False is for
-    facts about an image that may be written to meanwhile: what is read from it
-    may be torn.
+    cache is, how registries are spoken to; None: as usual. serving is for who
+    serves the image: prefetch, recording and download go along with it.
+    locked=False is for facts about an image that may be written to meanwhile:
+    what is read from it may be torn.
 
     Raises ConfigError when the configuration is wrong, FormatError when a
     layer is, SourceError when one cannot be read, LimitError for more layers
@@ -50,59 +54,61 @@ def open_image(
     one.
     """
     with using(service) as used:
-        return _open(image, readonly, upper, form, options, locked, used)
+        words = [image] if isinstance(image, (str, os.PathLike)) else list(image)
+        name = str(words[-1]) if words else "image"
+        if upper is not None:
+            below = resolve(words, service=used)
+            words = [make_or_reopen(Path(upper), below, form=form, options=options)]
+        how = _How(name, readonly, locked, options, used)
+        device, found = _open(words, how)
+    if serving:
+        folder = Path(words[0]).parent if found.is_config else None
+        try:
+            begin(device, found, used, serving, folder)
+        except BaseException:
+            device.close()
+            raise
+    return device
 
 
-def _open(
-    image: _Name | Sequence[_Name],
-    readonly: bool,
-    upper: _Name | None,
-    form: str,
-    options: UpperOptions | None,
-    locked: bool,
-    service: Service,
-) -> Device:
-    names = [image] if isinstance(image, (str, os.PathLike)) else list(image)
-    words: list[_Name] = [os.fspath(name) for name in names]
-    name = str(words[-1]) if words else "image"
-    if upper is not None:
-        below = resolve(words, service=service)
-        words = [make_or_reopen(Path(upper), below, form=form, options=options)]
+class _How(NamedTuple):
+    """How an image is opened."""
+
+    name: str
+    readonly: bool
+    locked: bool
+    options: UpperOptions | None
+    service: Service
+
+
+def _open(words: Sequence[_Name], how: _How) -> tuple[Device, config.Image]:
     while True:
-        found = resolve(words, service=service)
-        if not readonly and not found.upper:
+        found = resolve(words, service=how.service)
+        if not how.readonly and not found.upper:
             raise ReadOnly(
-                f"{name}: the image has no writable layer",
+                f"{how.name}: the image has no writable layer",
                 hint="make one with `obd create`, or name a folder for it",
             )
         with ExitStack() as opened:
-            device = _stack(found, name, readonly, locked, options, service, opened)
+            device = _stack(found, how, opened)
             # Who changes a configuration has the lock of the upper in it: it
             # may have been changed until we had the lock.
-            if not found.upper or resolve(words, service=service) == found:
+            if not found.upper or resolve(words, service=how.service) == found:
                 opened.pop_all()
-                return device
+                return device, found
 
 
-def _stack(
-    image: config.Image,
-    name: str,
-    readonly: bool,
-    locked: bool,
-    options: UpperOptions | None,
-    service: Service,
-    opened: ExitStack,
-) -> Device:
+def _stack(image: config.Image, how: _How, opened: ExitStack) -> Device:
     """Open every file and put them on top of each other; opened closes them."""
-    layers = open_layers(image.layers, opened, service)
+    layers = open_layers(image.layers, opened, how.service)
     if image.upper is None:
-        return Device(layers, name)
+        return Device(layers, how.name)
     upper = open_upper(
         image.upper.data,
         image.upper.index,
-        readonly=readonly,
-        locked=locked,
-        options=room_of(image.room, options),
+        readonly=how.readonly,
+        locked=how.locked,
+        options=room_of(image.room, how.options),
     )
     opened.callback(upper.close)
-    return Device(layers, name, upper)
+    return Device(layers, how.name, upper)
