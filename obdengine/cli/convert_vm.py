@@ -302,7 +302,7 @@ def _export(job: Job) -> Facts | None:
         )
     local.refuse_streams(job)
     if job.target == STREAM:
-        raise UsageError(f"{job.target_format} cannot be written to a pipe")
+        raise UsageError(f"{job.target_format} for this cannot be a pipe")
     options = ExportOptions(
         job.options["create_options"], job.options["compressed"], job.options["verify"]
     )
@@ -344,9 +344,16 @@ def _file_facts(path: Path, form: str, size: int) -> Facts:
     }
 
 
+def _is_export(job: Job) -> bool:
+    if job.target_format == "raw":
+        # A raw disk that is compared; or what is no stack, to say so.
+        return bool(job.options["verify"]) or _is_vm(job)
+    return job.target_format in TARGETS
+
+
 EXPORT = Converter(
     name="-O qcow2 and its like",
-    matches=lambda job: job.target_format in TARGETS,
+    matches=_is_export,
     run=_export,
     takes=frozenset(["verify", *_EXPORT_ONLY]),
     options=(

@@ -18,6 +18,7 @@ from obdengine.source import FileSource
 
 __all__ = ["Qcow2Header", "read_header"]
 
+_MAGIC = b"QFI\xfb"
 _EXTERNAL_DATA = 1 << 2
 _DATA_FILE = 0x44415441
 _END = 0
@@ -45,7 +46,9 @@ def read_header(path: Path) -> Qcow2Header:
         raw = opened.pread(0, min(opened.size, _HEAD))
     if len(raw) < 104:
         raise BadHeader(str(path), "the header of a qcow2 file", found=len(raw))
-    version, method = struct.unpack_from(">4xI24xI", raw)
+    magic, version, method = struct.unpack_from(">4sI24xI", raw)
+    if magic != _MAGIC:
+        return Qcow2Header(None, None)  # which qemu will say
     encryption = _ENCRYPTIONS.get(method, f"method {method}")
     (features,) = struct.unpack_from(">Q", raw, 72)
     if version < 3 or not features & _EXTERNAL_DATA:

@@ -18,7 +18,7 @@ from pathlib import Path
 from obdengine.errors import SourceError, UsageError
 from obdengine.ops.folder import CONFIG_NAME
 
-__all__ = ["publish", "publish_beside", "refuse_filled", "staging"]
+__all__ = ["place_of", "publish", "publish_beside", "refuse_filled", "staging"]
 
 
 def refuse_filled(folder: Path) -> None:
@@ -27,6 +27,18 @@ def refuse_filled(folder: Path) -> None:
         raise UsageError(f"{folder}: is not empty", hint="name a new folder")
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder}: is there and not a folder")
+
+
+def place_of(dst: Path) -> Path:
+    """Return where a file called dst shall be.
+
+    A link at that place shall still be one afterwards. Raises UsageError when
+    something is there that is not a regular file.
+    """
+    path = dst.resolve()
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{dst}: is there and not a regular file")
+    return path
 
 
 @contextmanager

@@ -22,10 +22,17 @@ from obdengine.errors import FormatError, UsageError
 from obdengine.ops import qemu
 from obdengine.ops.compare import verify
 from obdengine.ops.contents import contents
-from obdengine.ops.disks import StackDisk
+from obdengine.ops.convert import to_raw
+from obdengine.ops.disks import RawDisk, StackDisk
 from obdengine.ops.layers import open_layers
 from obdengine.ops.qemu import Node
-from obdengine.ops.staging import publish, publish_beside, refuse_filled, staging
+from obdengine.ops.staging import (
+    place_of,
+    publish,
+    publish_beside,
+    refuse_filled,
+    staging,
+)
 from obdengine.ops.vm_disks import NbdDisk
 from obdengine.source.nbd import ALLOCATION, DEPTH, NbdClient
 from obdengine.units import KIB, MIB, SECTOR, round_up
@@ -75,7 +82,7 @@ def export_file(
     options: ExportOptions,
     progress: Progress | None = None,
 ) -> None:
-    """Write all of device to dst as one image file of format form.
+    """Write all of device to dst as one image file of format form, raw too.
 
     Raises UsageError for what the format cannot have, FormatError when the
     comparison finds a difference, and what reading and writing raise; dst is
@@ -83,7 +90,10 @@ def export_file(
     """
     if options.compressed and form not in COMPRESSED:
         raise UsageError(f"{dst}: {form} has no compressed clusters")
-    dst = dst.resolve()  # a link at that place shall still be one afterwards
+    dst = place_of(dst)
+    if form == "raw":
+        _export_raw(device, dst, options, progress)
+        return
     with staging(dst.parent) as staged:
         path = staged / dst.name
         cluster = _make(path, form, device.size, _creating(form, options))
@@ -132,6 +142,19 @@ def export_chain(
                     _verify(device, path.name, _node(path, form), progress)
         publish(staged, folder)
     return [folder / name for name in names]
+
+
+def _export_raw(
+    device: Device, dst: Path, options: ExportOptions, progress: Progress | None
+) -> None:
+    if options.create:
+        raise UsageError("a raw disk has no options")
+    with staging(dst.parent) as staged:
+        to_raw(device, staged / dst.name, progress=progress)
+        with RawDisk(staged / dst.name, any_content=True) as disk:
+            if options.checked:
+                verify(StackDisk(device), disk, progress)
+        publish_beside(staged, dst)
 
 
 # -- Making

@@ -27,7 +27,13 @@ from obdengine.ops.difference import write_difference
 from obdengine.ops.disks import Disk, StackDisk
 from obdengine.ops.folder import CONFIG_NAME, change_config
 from obdengine.ops.layer_file import LayerOptions, Written, write_layer
-from obdengine.ops.staging import publish, publish_beside, refuse_filled, staging
+from obdengine.ops.staging import (
+    place_of,
+    publish,
+    publish_beside,
+    refuse_filled,
+    staging,
+)
 from obdengine.ops.vm_disks import Below, Level, Over, SliceDisk
 
 __all__ = ["Part", "import_file", "import_folder"]
@@ -65,7 +71,7 @@ def import_file(
         _refuse_empty(disk)
         if not checked:
             return _write(disk, below, dst, options, progress)
-        path = Path(dst).resolve()  # a link there shall still be one afterwards
+        path = place_of(Path(dst))
         with staging(path.parent) as folder:
             written = _write(disk, below, folder / path.name, options, progress)
             with _opened([folder / path.name], disk.size) as device:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
@@ -245,6 +246,18 @@ def test_other_file_in_the_way(device: Device, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="in the way"):
         export_file(device, tmp_path / "disk.vmdk", "vmdk", options)
     assert [path.read_text() for path in tmp_path.iterdir()] == ["kept"]
+
+
+@pytest.mark.parametrize("form", ["raw", "qcow2"])
+def test_what_is_no_file_is_not_replaced(
+    device: Device, tmp_path: Path, form: str
+) -> None:
+    """Least of all a block device, whose place is a folder of its own."""
+    fifo = tmp_path / "there"
+    os.mkfifo(fifo)
+    with pytest.raises(UsageError, match="not a regular file"):
+        export_file(device, fifo, form, ExportOptions(checked=True))
+    assert fifo.is_fifo()
 
 
 def test_link_stays_a_link(device: Device, tmp_path: Path) -> None:
