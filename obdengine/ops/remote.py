@@ -8,18 +8,29 @@ which live while somebody has a blob open: what forks does that before.
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable
+from contextlib import closing, suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
+from urllib.parse import urlsplit
 
 from obdengine.config import LayerFile
-from obdengine.errors import ConfigError, FormatError, SourceError, Unsupported
+from obdengine.errors import (
+    AccessDenied,
+    ConfigError,
+    FormatError,
+    SourceError,
+    SourceMissing,
+    Unsupported,
+)
 from obdengine.oci import Client
 from obdengine.service import Service
 from obdengine.source import Remote
 from obdengine.source.cache import Cache, CacheOptions, key_of
 from obdengine.source.fetcher import Origin
+from obdengine.source.writable import WritableFile
 
 __all__ = ["cache_of", "open_remote", "open_with"]
 
@@ -48,10 +59,7 @@ def open_remote(file: LayerFile, service: Service) -> Remote:
     Raises ConfigError when nothing says where it is, SourceError when it is
     needed to know its size and cannot be had.
     """
-    cache = cache_of(service)
-    key = key_of(file.digest, file.url)
-    connect = _connector(file, service) if file.url else _nowhere(file)
-    return cache.open(key, file.name, file.size, connect)
+    return _opened(_place(file, service), service)
 
 
 def open_with(
@@ -61,10 +69,11 @@ def open_with(
 
     What makes no sense is dropped and fetched again, from elsewhere.
     """
-    held = open_remote(file, service)
+    place = _place(file, service)
+    held = _opened(place, service)
     try:
         for attempt in range(_TRIES):
-            remote = open_remote(file, service)
+            remote = _opened(place, service)
             remote.elsewhere = attempt
             try:
                 return opener(remote)
@@ -79,10 +88,46 @@ def open_with(
         held.close()
 
 
+class _Place(NamedTuple):
+    """What the cache calls a blob, and how to get at it."""
+
+    key: str
+    name: str
+    size: int
+    connect: Callable[[], Origin]
+
+
+def _opened(place: _Place, service: Service) -> Remote:
+    return cache_of(service).open(*place)
+
+
+def _place(file: LayerFile, service: Service) -> _Place:
+    if not file.url:
+        return _Place(key_of(file.digest), file.name, file.size, _nowhere(file))
+    connect = _connector(file, service)
+    if file.digest:
+        return _Place(key_of(file.digest), file.url, file.size, connect)
+    address = urlsplit(file.url)._replace(query="", fragment="").geturl()
+    memo = service.cache.folder / "urls" / key_of("", address)
+    try:
+        with closing(_Connected(file, service)) as found:
+            key, size = key_of("", address, f"{found.version} {found.size}"), found.size
+    except (AccessDenied, SourceMissing):
+        raise
+    except SourceError:
+        # What it was when it was asked for last, if it ever was.
+        with suppress(OSError, ValueError):
+            key, size = json.loads(memo.read_text())
+            return _Place(str(key), address, int(size), connect)
+        raise
+    with suppress(OSError, SourceError):
+        memo.parent.mkdir(parents=True, exist_ok=True)
+        WritableFile.create(memo, json.dumps([key, size]).encode())
+    return _Place(key, address, size, connect)
+
+
 def _connector(file: LayerFile, service: Service) -> Callable[[], Origin]:
     def connect() -> Origin:
-        if service.offline:
-            raise SourceError(f"{file.url}: not on this machine, and we are offline")
         return _Connected(file, service)
 
     return connect
@@ -131,6 +176,8 @@ class _Connected:
     """A source of a client, which is used as long as this is open."""
 
     def __init__(self, file: LayerFile, service: Service) -> None:
+        if service.offline:
+            raise SourceError(f"{file.name}: not on this machine, and we are offline")
         self._service = service
         client = _clients.take(service)
         try:
@@ -139,6 +186,10 @@ class _Connected:
             _clients.give(service)
             raise
         self.name, self.size = self._source.name, self._source.size
+
+    @property
+    def version(self) -> str:
+        return self._source.version
 
     def read(
         self, offset: int, size: int, *, end: float | None = None, elsewhere: int = 0

@@ -86,6 +86,13 @@ class HttpSource:
         self._open = True
         self.size = self._measure(end) if size is None else size
 
+    @property
+    def version(self) -> str:
+        """What servers have said so far of which version it is."""
+        with self._lock:
+            found = sorted({" ".join(known) for known in self._versions.values()})
+        return "\n".join(found)
+
     def read(
         self, offset: int, size: int, *, end: float | None = None, elsewhere: int = 0
     ) -> bytes:

@@ -73,6 +73,23 @@ def test_known_image_needs_no_network(
         assert device.pread(0, MIB) == made.disk[:MIB]
 
 
+def test_url_without_a_digest(
+    tmp_path: Path, made: stacks.Image, server: Misbehaving
+) -> None:
+    alone = stack.flat([made.layers[2].read_bytes()])
+    server.files["/top.obd"] = made.layers[2].read_bytes()
+    service = service_in(tmp_path, deadline=1)
+    with obdengine.open([server.url + "/top.obd?signed=1"], service=service) as device:
+        assert device.pread(0, device.size) == alone
+    other = made.layers[1].read_bytes()
+    server.files["/top.obd"] = other
+    with obdengine.open([server.url + "/top.obd?signed=2"], service=service) as device:
+        assert device.pread(0, device.size) == stack.flat([other])
+    server.stop()
+    with obdengine.open([server.url + "/top.obd?signed=3"], service=service) as device:
+        assert device.pread(0, device.size) == stack.flat([other])
+
+
 def test_absent_bytes_when_offline(tmp_path: Path, image: Path) -> None:
     service = service_in(tmp_path)
     obdengine.open(image, service=service).close()
