@@ -170,9 +170,14 @@ class _Applier:
     def _white_out(self, above: tuple[bytes, ...], base: bytes) -> None:
         if base != _OPAQUE and base.startswith(_AUFS):
             return  # what AUFS keeps for itself
-        at, name = self._tree.find(above), base[len(_WHITEOUT) :]
+        name = base[len(_WHITEOUT) :]
         if name in (b"", b".", b".."):
             raise PathError("a whiteout of nothing that has a name")
+        try:
+            at = self._tree.find(above)
+        except PathError:
+            # umoci writes a file in place of a folder, and whiteouts below it.
+            return
         if at is None:
             return
         if base == _OPAQUE:

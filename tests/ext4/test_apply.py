@@ -319,6 +319,12 @@ def test_whiteout() -> None:
     assert applied(lower, upper).keys() == {b"", b"d", b"d/b"}
 
 
+def test_whiteout_below_what_is_a_file_now() -> None:
+    lower = tars.tar(tars.file("d/a"))
+    upper = tars.tar(tars.file("d", b"new"), tars.white("d/a"))
+    assert applied(lower, upper).keys() == {b"", b"d"}
+
+
 def test_whiteout_hides_nothing_of_its_own_layer() -> None:
     lower = tars.tar(tars.file("a", b"old"), tars.file("d/old"), tars.file("e/old"))
     upper = tars.tar(
