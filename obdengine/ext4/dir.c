@@ -32,7 +32,9 @@ list_one(ext2_ino_t dir, int entry, struct ext2_dir_entry *e, int offset,
     (void)offset;
     (void)size;
     (void)buf;
-    if (entry != DIRENT_OTHER_FILE || !ino || !length)
+    /* Inside an inode, .. is called another file. */
+    if (entry != DIRENT_OTHER_FILE || !ino || !length
+        || (length == 2 && memcmp(e->name, "..", 2) == 0))
         return 0;
     if (l->room - l->n < 6u + length) {
         size_t room = l->room * 2 + 4096;
@@ -106,8 +108,6 @@ static errcode_t
 begin(struct obd_dir *d)
 {
     size_t size = d->f->fs->blocksize;
-    struct obd_name dot = { d->ino, 0, 0, EXT2_FT_DIR, 1, (void *)"." };
-    struct obd_name dots = { d->parent, 0, 0, EXT2_FT_DIR, 2, (void *)".." };
     uint32_t first;
     errcode_t error;
 
@@ -124,9 +124,8 @@ begin(struct obd_dir *d)
     if (error || d->n)
         return error;
     error = obd_dir_append(d, &first);
-    if (!error && (!obd_dir_insert(d, d->blocks[0].bytes, &dot)
-                   || !obd_dir_insert(d, d->blocks[0].bytes, &dots)))
-        error = EXT2_ET_DIR_CORRUPTED;
+    if (!error)
+        obd_dir_put_dots(d, d->blocks[0].bytes);
     return error;
 }
 
@@ -262,17 +261,19 @@ change_linear(struct obd_dir *d, const struct obd_name *removed,
     return error;
 }
 
-/* Where the names of one kind of change end up. */
+/* Take out the names of one kind of change. */
 static size_t
-unpack(const uint8_t *p, const uint8_t *end, int op, struct obd_name *out)
+unpack(const struct obd_dir *d, const uint8_t *p, const uint8_t *end, int op,
+       struct obd_name *out)
 {
+    int typed = ext2fs_has_feature_filetype(d->f->fs->super);
     size_t n = 0;
 
     for (; p < end; p += 7 + p[6]) {
         if (*p != op)
             continue;
         memcpy(&out[n].ino, p + 1, 4);
-        out[n].type = p[5];
+        out[n].type = typed ? p[5] : 0;
         out[n].length = p[6];
         out[n++].name = p + 7;
     }
@@ -298,8 +299,8 @@ obd_ext4_change(struct obd_ext4 *f, uint32_t ino, uint32_t parent,
     if (!error) {
         const uint8_t *end = changes + n;
 
-        removed = unpack(changes, end, OBD_DIR_REMOVE, names);
-        added = unpack(changes, end, OBD_DIR_ADD, names + removed);
+        removed = unpack(&d, changes, end, OBD_DIR_REMOVE, names);
+        added = unpack(&d, changes, end, OBD_DIR_ADD, names + removed);
         if (is_indexed(&d))
             error = obd_dir_change_indexed(&d, names, removed,
                                            names + removed, added);

@@ -51,6 +51,9 @@ extern errcode_t obd_dir_append(struct obd_dir *d, uint32_t *i);
 /* Make a block one unused entry. */
 extern void obd_dir_clear(const struct obd_dir *d, uint8_t *bytes);
 
+/* Put . and .. into a cleared block. */
+extern void obd_dir_put_dots(const struct obd_dir *d, uint8_t *bytes);
+
 /* Find, remove, insert: 1 when it was, 0 when there is no such, or no room. */
 extern int obd_dir_remove(const struct obd_dir *d, uint8_t *bytes,
                           const struct obd_name *name);

@@ -170,6 +170,18 @@ obd_dir_insert(const struct obd_dir *d, uint8_t *bytes,
     return 0;
 }
 
+void
+obd_dir_put_dots(const struct obd_dir *d, uint8_t *bytes)
+{
+    int typed = ext2fs_has_feature_filetype(d->f->fs->super);
+    uint8_t type = typed ? EXT2_FT_DIR : 0;
+    struct obd_name dot = { d->ino, 0, 0, type, 1, (const uint8_t *)"." };
+    struct obd_name dots = { d->parent, 0, 0, type, 2, (const uint8_t *)".." };
+
+    put_entry(bytes, &dot, 12);
+    put_entry(bytes + 12, &dots, d->usable - 12);
+}
+
 static int
 is_dots(const uint8_t *e)
 {

@@ -530,8 +530,6 @@ static errcode_t
 rebuild(struct obd_dir *d, struct index *x, const struct obd_name *names,
         size_t n)
 {
-    struct obd_name dot = { d->ino, 0, 0, EXT2_FT_DIR, 1, (void *)"." };
-    struct obd_name dots = { d->parent, 0, 0, EXT2_FT_DIR, 2, (void *)".." };
     uint32_t block;
     errcode_t error = shorten(d, 1);
 
@@ -544,9 +542,7 @@ rebuild(struct obd_dir *d, struct index *x, const struct obd_name *names,
     if (error)
         return error;
     obd_dir_clear(d, d->blocks[0].bytes);
-    if (!obd_dir_insert(d, d->blocks[0].bytes, &dot)
-        || !obd_dir_insert(d, d->blocks[0].bytes, &dots))
-        return EXT2_ET_DIR_CORRUPTED;
+    obd_dir_put_dots(d, d->blocks[0].bytes);
     error = write_index(d, x);
     d->inode.large.i_flags |= EXT2_INDEX_FL;
     return error;
