@@ -31,6 +31,7 @@ from obdengine.cli import nbdkit
 from obdengine.cli.images import layer_files
 from obdengine.errors import ObdError, UsageError
 from obdengine.layer import UpperOptions
+from obdengine.ops.resolve import absolute
 from obdengine.units import parse_size
 
 __all__ = ["serve"]
@@ -211,9 +212,9 @@ def serve(
 
 
 def _image_keys(image: Sequence[str]) -> list[str]:
-    """Return what names the image to the plugin, once it is known to be local."""
+    """Return what names the image to the plugin, once it is known to be one."""
     layer_files(image)
-    return [f"config={Path(word).absolute()}" for word in image]
+    return [f"config={absolute(word)}" for word in image]
 
 
 def _place(socket: Path | None, port: int | None, stack: ExitStack) -> Path | None:
