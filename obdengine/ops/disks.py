@@ -207,6 +207,10 @@ class StackDisk:
             if extent.data:
                 yield extent.offset, extent.end
 
+    def is_hidden(self, offset: int, size: int) -> bool:
+        """Tell that there is nothing which cannot be read."""
+        return False
+
 
 class BaseDisk(StackDisk):
     """A Device to be compared with a disk that goes over it.

@@ -24,7 +24,7 @@ from obdengine.errors import UsageError
 from obdengine.layer import Layer, LayerWriter, open_layer
 from obdengine.ops.compare import verify
 from obdengine.ops.difference import write_difference
-from obdengine.ops.disks import Disk, StackDisk
+from obdengine.ops.disks import Base, BaseDisk, Disk, StackDisk
 from obdengine.ops.folder import CONFIG_NAME, change_config
 from obdengine.ops.layer_file import LayerOptions, Written, write_layer
 from obdengine.ops.staging import (
@@ -65,10 +65,10 @@ def import_file(
     options = options or LayerOptions()
     if base and options.parent_uuid is None:
         options = replace(options, parent_uuid=(base.upper or base.layers[-1]).uuid)
-    below = StackDisk(base) if base else None
     with level.open(True) as whole:
         disk = _part_of(whole, part)
         _refuse_empty(disk)
+        below = BaseDisk(base, disk.size) if base else None
         if not checked:
             return _write(disk, below, dst, options, progress)
         path = place_of(Path(dst))
@@ -167,7 +167,7 @@ class _Stacker:
 
 def _write(
     disk: Disk,
-    below: Disk | None,
+    below: Base | None,
     dst: str | os.PathLike[str],
     options: LayerOptions,
     progress: Progress | None,
