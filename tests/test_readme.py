@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.oci.test_stores import docker_archive
+from tests.oci_images import make_layout, small_tar
 from tests.running import PATIENCE, run_obd
 from tests.tools import ROOT, environment, requires
 
@@ -50,9 +52,20 @@ def desk(tmp_path: Path) -> Path:
     (tmp_path / "changed.raw").write_bytes(disk)
     run_obd("convert", "disk.raw", "base.obd", cwd=tmp_path)
     run_obd("convert", "--base", "base.obd", "changed.raw", "app.obd", cwd=tmp_path)
+    container_image(tmp_path)
     lowers = [{"file": "base.obd"}, {"file": "app.obd"}]
     (tmp_path / "config.v1.json").write_text(json.dumps({"lowers": lowers}))
     return tmp_path
+
+
+def container_image(desk: Path) -> None:
+    """Make the container images and trees that README speaks of."""
+    tars = [small_tar(base="1"), small_tar(app="2")]
+    make_layout(desk / "layout", tars, tag="app")
+    docker_archive(desk / "app.tar", tars)
+    (desk / "rootfs.tar").write_bytes(tars[0])
+    (desk / "overlay").mkdir()
+    (desk / "overlay" / "file").write_text("on top")
 
 
 def as_it_can_be_run(command: str, desk: Path) -> str:
@@ -72,6 +85,8 @@ def prepare(command: str, desk: Path) -> None:
     """Make the writable image that earlier commands of README make."""
     if "machine/config.v1.json" in command:
         run_obd("create", "config.v1.json", "machine", cwd=desk)
+    if "--base disk.obd" in command:
+        run_obd("convert", "--size", "64M", "rootfs.tar", "disk.obd", cwd=desk)
 
 
 @requires("nbdkit", "nbdkit-python", "nbdinfo", "qemu-img", "bash")
@@ -82,7 +97,7 @@ def test_command_works(command: str, desk: Path) -> None:
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", line],
         cwd=desk,
-        env=environment(),
+        env=environment(XDG_CACHE_HOME=str(desk)),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

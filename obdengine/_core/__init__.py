@@ -5,9 +5,15 @@ _core - the door to the C core: what the rest of the package may use of it.
 Nothing here decides anything: no I/O of its own, no retry, no cache.
 """
 
-from obdengine._core.binding import Absent, StoredRange
-from obdengine._core.blobs import PRESENCE_UNIT, Blob, JumpTable
-from obdengine._core.devices import Device, RawExtent
+from obdengine._core.binding import Absent, Damaged, StoredRange
+from obdengine._core.blobs import (
+    PRESENCE_UNIT,
+    USE_STEP,
+    Blob,
+    JumpTable,
+    unit_sums,
+)
+from obdengine._core.devices import Device, DeviceCalls, RawExtent
 from obdengine._core.exports import (
     REQUEST_MAX,
     Call,
@@ -30,20 +36,51 @@ from obdengine._core.kernels import (
 )
 from obdengine._core.ports import Port
 from obdengine._core.segments import SegMap, Segments, merge
+from obdengine._core.spans import (
+    GZIP,
+    MEMBERS,
+    POINT_MEMBER,
+    POINT_SIZE,
+    SPAN_MAX,
+    TARGET_BIT,
+    WINDOW_SIZE,
+    ZSTD,
+    Indexer,
+    IndexStep,
+    Spans,
+    TurboBlob,
+    chunk_memory,
+    limit_chunks,
+    spans_blob,
+)
+from obdengine._core.streams import Unzstd
 from obdengine._core.uppers import Io, Upper, UpperFacts, punch
 
 __all__ = [
     "ALGO_LZ4",
     "ALGO_ZSTD",
     "BLOCK_SEED",
+    "GZIP",
+    "MEMBERS",
+    "POINT_MEMBER",
+    "POINT_SIZE",
     "PRESENCE_UNIT",
     "REQUEST_MAX",
+    "SPAN_MAX",
+    "TARGET_BIT",
+    "USE_STEP",
+    "WINDOW_SIZE",
+    "ZSTD",
     "Absent",
     "Blob",
     "Call",
     "Command",
+    "Damaged",
     "Device",
+    "DeviceCalls",
     "Event",
+    "IndexStep",
+    "Indexer",
     "Io",
     "JumpTable",
     "Port",
@@ -52,16 +89,23 @@ __all__ = [
     "Session",
     "SessionOptions",
     "Segments",
+    "Spans",
     "StoredRange",
+    "TurboBlob",
+    "Unzstd",
     "Upper",
     "UpperFacts",
+    "chunk_memory",
     "crc32c",
     "crc32c_kernels",
     "crc32c_with",
     "decode_block",
     "encode_blocks",
+    "limit_chunks",
     "merge",
     "punch",
     "same_granules",
+    "spans_blob",
+    "unit_sums",
     "zero_granules",
 ]

@@ -13,7 +13,7 @@ import errno
 from typing import Any, NamedTuple
 
 from obdengine._core.faults import Fault, exception
-from obdengine.errors import CoreError
+from obdengine.errors import CoreError, FormatError
 
 try:
     from obdengine._core._obd import ffi, lib
@@ -27,6 +27,7 @@ except ImportError as missing:
 __all__ = [
     "Absent",
     "Buffer",
+    "Damaged",
     "StoredRange",
     "check",
     "ffi",
@@ -72,6 +73,21 @@ class Absent(Exception):
         """Say what is missing."""
         super().__init__(ranges)
         self.ranges = ranges
+
+
+class Damaged(Exception):
+    """A block that was fetched is wrong; drop it, fetch it again, ask again.
+
+    Attributes:
+        layer: number of the layer.
+        block: number of the block in it.
+        error: what to raise when it stays wrong.
+    """
+
+    def __init__(self, layer: int, block: int, error: FormatError) -> None:
+        """Say which block."""
+        super().__init__(error)
+        self.layer, self.block, self.error = layer, block, error
 
 
 def check(status: int, fault: Any, name: str, base: int = 0) -> None:

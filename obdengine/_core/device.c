@@ -452,7 +452,7 @@ extend(struct obd_range *last, const struct obd_range *r)
 
 int
 obd_device_ranges(const struct obd_device *d, uint64_t offset, uint64_t size,
-                  int absent_only, struct obd_range *out, size_t cap,
+                  int which, struct obd_range *out, size_t cap,
                   size_t *n, struct obd_fault *fault)
 {
     int status = check_range(d, offset, size, fault);
@@ -469,8 +469,12 @@ obd_device_ranges(const struct obd_device *d, uint64_t offset, uint64_t size,
         struct obd_range r = { .layer = layer_of(d, &p) };
         const struct obd_blob *b = d->blobs[r.layer];
 
-        obd_blob_stored(b, p.stream, p.size, &r.offset, &r.size);
-        if (absent_only && obd_blob_present(b, r.offset, r.size))
+        r.offset = p.stream;
+        r.size = p.size;
+        if (which != OBD_RANGES_STREAM)
+            obd_blob_stored(b, p.stream, p.size, &r.offset, &r.size);
+        if (which == OBD_RANGES_ABSENT
+            && obd_blob_present(b, r.offset, r.size))
             continue;
         if (*n > 0 && extend(&out[*n - 1], &r))
             continue;

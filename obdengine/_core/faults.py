@@ -17,6 +17,7 @@ from obdengine.errors import (
     BadChecksum,
     BadIndex,
     BadJumpTable,
+    BadTargetIndex,
     CoreError,
     ObdError,
     OutOfRange,
@@ -110,6 +111,42 @@ def _bad_block(name: str, f: Fault) -> ObdError:
     )
 
 
+def _point(
+    what: str, expected: Callable[[Fault], str]
+) -> Callable[[str, Fault], ObdError]:
+    def make(name: str, f: Fault) -> ObdError:
+        what_of = f"{what} of entry {f.block}"
+        return BadTargetIndex(name, what_of, expected=expected(f), found=f.got)
+
+    return make
+
+
+def _bad_window(name: str, f: Fault) -> ObdError:
+    return BadTargetIndex(
+        name,
+        f"the window of entry {f.block} of its index",
+        expected=f"{f.want} bytes",
+        found=f"{f.got} bytes" if f.got else "bytes that do not inflate",
+    )
+
+
+def _more_members(name: str, f: Fault) -> ObdError:
+    return BadTargetIndex(
+        name,
+        "the index covers the first gzip member only, another follows",
+        offset=f.at,
+        hint="its author left data out; make the layer anew",
+    )
+
+
+def _bad_member(name: str, f: Fault) -> ObdError:
+    kinds = ("what is compressed does not inflate", "crc", "size")
+    if f.got in (1, 2):
+        what = f"{kinds[f.got]} of the gzip member that ends here does not match"
+        return BadChecksum(name, what, offset=f.at)
+    return BadBlock(name, kinds[0], offset=f.at)
+
+
 def _full(name: str, f: Fault) -> ObdError:
     return SourceError(
         f"{name}: no room left to write",
@@ -152,6 +189,19 @@ _MAKERS: dict[str, Callable[[str, Fault], ObdError]] = {
     "bad_sum": _bad_sum,
     "bad_crc": _bad_crc,
     "bad_block": _bad_block,
+    "bad_tag": _entry(
+        "is of an unknown kind",
+        lambda f: f"a tag up to {f.want}, counted from the smallest",
+        lambda f: f"{f.got}",
+    ),
+    "point_order": _point("position", lambda f: f"more than {f.want}"),
+    "point_beyond": _point("position", lambda f: f"less than {f.want}"),
+    "point_far": _point("the stretch up to the end", lambda f: f"at most {f.want}"),
+    "point_bits": _point("bits", lambda f: f"at most {f.want}, as its kind has them"),
+    "point_window": _point("window", lambda f: f"size or end up to {f.want}"),
+    "bad_window": _bad_window,
+    "more_members": _more_members,
+    "bad_member": _bad_member,
     "full": _full,
     "read_only": _read_only,
 }

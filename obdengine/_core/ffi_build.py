@@ -15,17 +15,21 @@ from cffi import FFI
 HERE = Path(__file__).parent
 PARTS = (
     "blob",
+    "chunks",
     "codec",
     "crc32c",
     "device",
     "export",
     "file",
+    "gunzip",
+    "indexer",
     "io",
     "jump",
     "live",
     "merge",
     "native",
     "port",
+    "presence",
     "record",
     "replay",
     "reply",
@@ -33,6 +37,8 @@ PARTS = (
     "scratch",
     "segmap",
     "space",
+    "spans",
+    "unzstd",
     "upper",
     "zblock",
 )
@@ -51,6 +57,6 @@ ffibuilder.set_source(
     sources=[f"obdengine/_core/{part}.c" for part in PARTS],
     include_dirs=["obdengine/_core"],
     depends=[f"obdengine/_core/{part}.h" for part in (*HEADERS, "cdef")],
-    libraries=["lz4", "zstd"],
+    libraries=["lz4", "z", "zstd"],
     extra_compile_args=["-std=c11", "-D_GNU_SOURCE", "-O2", "-fvisibility=hidden"],
 )

@@ -111,6 +111,24 @@ def _serve() -> click.Command:
     return serve
 
 
+def _push() -> click.Command:
+    from obdengine.cli.transfer import push
+
+    return push
+
+
+def _pull() -> click.Command:
+    from obdengine.cli.transfer import pull
+
+    return pull
+
+
+def _copy() -> click.Command:
+    from obdengine.cli.transfer import copy
+
+    return copy
+
+
 def _doctor() -> click.Command:
     from obdengine.cli.doctor import doctor
 
@@ -131,6 +149,9 @@ class _Commands(click.Group):
         "compact": _compact,
         "snapshot": _snapshot,
         "serve": _serve,
+        "push": _push,
+        "pull": _pull,
+        "copy": _copy,
         "doctor": _doctor,
     }
 

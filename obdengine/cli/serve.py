@@ -35,6 +35,7 @@ from obdengine.device import Device
 from obdengine.errors import ObdError, UsageError
 from obdengine.layer import UpperOptions
 from obdengine.ops.folder import CONFIG_NAME
+from obdengine.ops.resolve import absolute
 from obdengine.units import parse_size
 
 __all__ = ["serve"]
@@ -251,7 +252,7 @@ def _natively(
 
 def _image_keys(image: Sequence[str]) -> list[str]:
     """Return what names the image to the plugin."""
-    return [f"config={Path(word).absolute()}" for word in image]
+    return [f"config={absolute(word)}" for word in image]
 
 
 def _more_keys(name: str, control: Path | None) -> list[str]:
