@@ -120,7 +120,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         asked = [self.headers.get(name, "") for name in ("Range", "Authorization")]
         self.owner.requests.append((self.command, self.path, asked[0], asked[1]))
         fault = self.owner.fault_for(urlsplit(self.path).path)
-        good = self._good(sent)
+        refuses = fault.startswith(("4", "5")) or fault in ("reset", "silent", "login")
+        good = _Good(0, {}, b"") if refuses else self._good(sent)
         FAULTS[fault](self, good)
 
     do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = _handle
@@ -204,6 +205,10 @@ def _reset(handler: _Handler, good: _Good) -> None:
     """Answer nothing at all and drop the connection."""
     del good
     handler.hang_up(hard=True)
+
+
+# As "reset", but what was asked for has been done.
+FAULTS["lost"] = _reset
 
 
 @_fault("stall")

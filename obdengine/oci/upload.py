@@ -27,12 +27,16 @@ from obdengine.source.hosts import Place, judge_url
 from obdengine.source.patience import Passing, Patience
 from obdengine.source.transport import Answer, Reply
 
-__all__ = ["Repository", "Upload"]
+__all__ = ["Forgotten", "Repository", "Upload"]
 
 _RANGE = re.compile(r"(?:bytes=)?0-(\d{1,19})")
 
 # Pieces are no larger, whatever a registry wants.
 _MAX_PIECE = 1 << 30
+
+
+class Forgotten(SourceError):
+    """The registry knows nothing of the upload any more: it must begin anew."""
 
 
 class Repository(Protocol):
@@ -147,7 +151,7 @@ class Upload:
                 expect=(204, 202, 200),
             )
         except SourceMissing as error:
-            raise SourceError(
+            raise Forgotten(
                 f"{self._name}: the registry has forgotten the upload"
             ) from error
         self._moved(reply.url, reply.headers.get("Location", ""))
