@@ -65,28 +65,31 @@ class Spans:
         size: int,
         file_size: int,
         name: str,
+        table_offset: int,
     ) -> None:
         """Expect the points of a file of file_size bytes that inflates to size.
 
         The windows, packed by zlib or not, are before windows_end of index_fd,
-        which is borrowed. name is that of the index, for errors.
+        which is borrowed. name is that of the index, for errors, and
+        table_offset is where it has the table.
         """
         pointer = lib.obd_spans_new(
             kind, packed, index_fd, windows_end, size, file_size
         )
         self._c = ffi.gc(made(pointer, "an index"), lib.obd_spans_free)
         self._name = name
+        self._at = table_offset
 
     def feed(self, raw: Buffer) -> None:
         """Take the next entries, 29 bytes each; raises BadTargetIndex."""
         src, fault = source(raw), new_fault()
         status = lib.obd_spans_feed(self._c, src, len(src) // POINT_SIZE, fault)
-        check(status, fault, self._name)
+        check(status, fault, self._name, self._at)
 
     def finish(self, sums: Buffer = b"") -> None:
         """Judge what was fed; sums: 4 bytes of crc for each span, or none."""
         fault = new_fault()
-        check(lib.obd_spans_finish(self._c, fault), fault, self._name)
+        check(lib.obd_spans_finish(self._c, fault), fault, self._name, self._at)
         if sums:
             src = source(sums)
             status = lib.obd_spans_sum(self._c, src, len(src) // 4)
