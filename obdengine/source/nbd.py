@@ -195,12 +195,15 @@ class NbdClient:
             queries = [struct.pack("!I", len(c)) + c.encode() for c in contexts]
             data = struct.pack("!II", 0, len(contexts)) + b"".join(queries)
             found = self._option(_OPT_SET_META_CONTEXT, data)
-            ids = {raw[4:].decode(): struct.unpack("!I", raw[:4])[0] for raw in found}
+            ids = {
+                raw[4:].decode(errors="replace"): self._words("!I", raw)[0]
+                for raw in found
+            }
             self.contexts = tuple(name for name in contexts if name in ids)
             self._ids = [ids[name] for name in self.contexts]
         for info in self._option(_OPT_GO, struct.pack("!IH", 0, 0)):
-            if struct.unpack_from("!H", info)[0] == _INFO_EXPORT:
-                self.size, flags = struct.unpack_from("!QH", info, 2)
+            if self._words("!H", info)[0] == _INFO_EXPORT:
+                _, self.size, flags = self._words("!HQH", info)
                 self.read_only = bool(flags & _READ_ONLY)
 
     def _option(self, option: int, data: bytes) -> list[bytes]:
@@ -215,7 +218,9 @@ class NbdClient:
             if kind == _REP_ACK:
                 return found
             if kind & _REP_ERROR:
-                raise self._bad(f"it refuses option {option}: {raw.decode()}")
+                raise self._bad(
+                    f"it refuses option {option}: {raw.decode(errors='replace')}"
+                )
             if kind in (_REP_INFO, _REP_META_CONTEXT):
                 found.append(raw)
 
@@ -247,7 +252,7 @@ class NbdClient:
             raise self._bad(f"it answers request {reply.handle}, which was not asked")
         if reply.kind in (_CHUNK_ERROR, _CHUNK_ERROR_OFFSET):
             raw = self._small(reply)
-            error, length = struct.unpack_from("!IH", raw)
+            error, length = self._words("!IH", raw)
             raise self._failed(error, raw[6 : 6 + length].decode(errors="replace"))
         if reply.error:
             raise self._failed(reply.error, "")
@@ -313,6 +318,12 @@ class NbdClient:
         return self._receive(reply.size)
 
     # -- Bytes
+
+    def _words(self, form: str, raw: bytes) -> tuple[int, ...]:
+        """Return the numbers at the beginning of raw."""
+        if len(raw) < struct.calcsize(form):
+            raise self._bad(f"an answer has only {len(raw)} bytes")
+        return struct.unpack_from(form, raw)
 
     def _send(self, data: bytes | memoryview) -> None:
         try:
