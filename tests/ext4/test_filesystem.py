@@ -134,6 +134,7 @@ def by_mke2fs(device: Device, folder: Path, *options: str) -> None:
         ("-O", "meta_bg,^resize_inode"),
         ("-O", "sparse_super2"),
         ("-I", "128"),
+        ("-O", "^ext_attr"),
         ("-E", "lazy_itable_init=1"),
         ("-N", "64"),
     ],
