@@ -13,6 +13,7 @@ import pytest
 
 from tests.oci.test_stores import docker_archive
 from tests.oci_images import make_layout, small_tar
+from tests.ops.vm_files import qemu_img
 from tests.running import PATIENCE, run_obd
 from tests.tools import ROOT, environment, requires
 
@@ -53,9 +54,17 @@ def desk(tmp_path: Path) -> Path:
     run_obd("convert", "disk.raw", "base.obd", cwd=tmp_path)
     run_obd("convert", "--base", "base.obd", "changed.raw", "app.obd", cwd=tmp_path)
     container_image(tmp_path)
+    machine_image(tmp_path)
     lowers = [{"file": "base.obd"}, {"file": "app.obd"}]
     (tmp_path / "config.v1.json").write_text(json.dumps({"lowers": lowers}))
     return tmp_path
+
+
+def machine_image(desk: Path) -> None:
+    """Make the disk of a machine, a qcow2 file over another one."""
+    qemu_img("convert", "-O", "qcow2", desk / "disk.raw", desk / "vm-base.qcow2")
+    words = ("-b", "vm-base.qcow2", "-F", "qcow2", desk / "vm.qcow2")
+    qemu_img("create", "-q", "-f", "qcow2", *words)
 
 
 def container_image(desk: Path) -> None:
