@@ -23,7 +23,7 @@ from obdengine.oci.client import Client
 from obdengine.oci.digest import DigestReader
 from obdengine.oci.manifest import Descriptor
 from obdengine.oci.store import OpenStream, Progress
-from obdengine.source.hosts import Place, judge_url
+from obdengine.source.hosts import Place, judge_answer
 from obdengine.source.patience import Passing, Patience
 from obdengine.source.transport import Answer, Reply
 
@@ -194,7 +194,8 @@ class Upload:
 
     def _moved(self, url: str, location: str) -> None:
         if location:
-            self._location = judge_url(_upgraded(url, urljoin(url, location)))
+            target = _upgraded(url, urljoin(url, location))
+            self._location = judge_answer(url, target)
         elif not self._location:
             raise BadAnswer(f"{self._name}: the registry does not say where to send it")
 
