@@ -17,7 +17,11 @@ pytestmark = requires("gcc", "mke2fs", "e2fsck")
 
 ROOM = build.ROOT / "obdengine" / "ext4"
 DRIVER = Path(__file__).with_name("driver.c")
-FEATURES = ["none,filetype,dir_index,ext_attr", "extent,metadata_csum,64bit", "^dir_index,extent"]
+FEATURES = [
+    "none,filetype,dir_index,ext_attr",
+    "extent,metadata_csum,64bit",
+    "^dir_index,extent",
+]
 
 
 @pytest.fixture(scope="module")
