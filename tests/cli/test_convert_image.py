@@ -158,9 +158,8 @@ def test_from_a_registry_to_a_registry(
     words = ("--size", "64M", "--output", "json")
     to = (f"{place}:plain", f"{place}:obd")
     first = facts(convert("--referrer", *words, *to))
-    local = facts(
-        convert("--tar", "--no-cache", *words, f"oci:{layout}", tmp_path / "x")
-    )
+    alone = ("--tar", "--no-cache", *words)
+    local = facts(convert(*alone, f"oci:{layout}", tmp_path / "x"))
     digests = [layer["digest"] for layer in first["layers"]]
     assert digests == [layer["digest"] for layer in local["layers"]]
     info = facts(obd("info", "--output", "json", f"{place}:obd", env=env))
