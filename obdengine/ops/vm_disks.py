@@ -197,7 +197,7 @@ def _level(
             str(top.path),
             _stacked(files),
             contexts=(ALLOCATION, DEPTH),
-            snapshot=f"snapshot.id={snapshot}" if snapshot else None,
+            snapshot=_option(snapshot) if snapshot else None,
             secret=secret if any(file.encrypted for file in files) else None,
         ) as client:
             yield NbdDisk(client, own=own and not whole, cover=cover)
@@ -214,3 +214,8 @@ def _stacked(files: Sequence[VmFile]) -> Node:
         node = {**file.node, "backing": node} if file.backed else file.node
     assert node is not None
     return node
+
+
+def _option(snapshot: str) -> str:
+    """Return the option that means the snapshot with this id."""
+    return f"snapshot.id={snapshot.replace(',', ',,')}"

@@ -41,7 +41,7 @@ _REP_ACK, _REP_INFO, _REP_META_CONTEXT, _REP_ERROR = 1, 3, 4, 1 << 31
 _INFO_EXPORT = 0
 
 _READ, _WRITE, _DISCONNECT, _FLUSH, _WRITE_ZEROES, _BLOCK_STATUS = 0, 1, 2, 3, 6, 7
-_FLAG_DONE, _FLAG_NO_HOLE = 1, 2
+_FLAG_DONE = 1
 _NONE, _OFFSET_DATA, _OFFSET_HOLE, _STATUS_OF = 0, 1, 2, 5
 _CHUNK_ERROR, _CHUNK_ERROR_OFFSET = 0x8001, 0x8002
 
@@ -155,16 +155,12 @@ class NbdClient:
             self._pending.add(self._ask(_WRITE, offset + at, len(piece), piece))
             self._wait_for(_UNDER_WAY - 1)
 
-    def write_zeroes(self, offset: int, size: int, *, hole: bool) -> None:
-        """Make size bytes at offset read as zeros; raises as pwrite does.
-
-        hole: they need take no room, where the format has a way to say so.
-        """
+    def write_zeroes(self, offset: int, size: int) -> None:
+        """Make size bytes at offset read as zeros; raises as pwrite does."""
         check_range(self, offset, size)
-        flags = 0 if hole else _FLAG_NO_HOLE
         for at in range(offset, offset + size, _LONGEST):
             length = min(_LONGEST, offset + size - at)
-            self._pending.add(self._ask(_WRITE_ZEROES, at, length, flags=flags))
+            self._pending.add(self._ask(_WRITE_ZEROES, at, length))
             self._wait_for(_UNDER_WAY - 1)
 
     def flush(self) -> None:
@@ -227,11 +223,11 @@ class NbdClient:
     # -- Requests and answers
 
     def _ask(
-        self, kind: int, offset: int, size: int, data: memoryview | None = None,
-        *, flags: int = 0,
-    ) -> int:  # fmt: skip
+        self, kind: int, offset: int, size: int, data: memoryview | None = None
+    ) -> int:
+        """Send a request, and return the handle that its answer will have."""
         self._handle += 1
-        head = (_REQUEST, flags, kind, self._handle, offset, size)
+        head = (_REQUEST, 0, kind, self._handle, offset, size)
         self._send(struct.pack("!IHHQQI", *head))
         if data is not None:
             self._send(data)

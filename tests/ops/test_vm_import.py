@@ -109,6 +109,16 @@ def test_external_data_file(
     assert (tmp_path / "layer.obd").read_bytes() == expected
 
 
+def test_external_data_file_over_a_backing_file(raw: Path, tmp_path: Path) -> None:
+    """The header has the format of one before the name of the other."""
+    top = tmp_path / "top.qcow2"
+    data = f"data_file={tmp_path}/top.data"
+    vm_files.overlay(top, raw, "raw", data)
+    qemu_io(top, "write -P 9 1M 64k")
+    import_folder(vm_files.levels(top), tmp_path / "image", checked=True)
+    check_chain([raw, top], tmp_path / "image", ["raw", "qcow2"])
+
+
 @pytest.mark.parametrize(
     ("form", "options"),
     [
@@ -250,6 +260,28 @@ def test_layers_hold_what_their_file_changes(tmp_path: Path) -> None:
     assert [one.data_size for one in written] == [MIB, 8 * KIB]
     assert written[1].zero_size == 64 * KIB
     check_chain([raw, top], tmp_path / "image", ["raw", "qcow2"])
+
+
+def test_changes_that_are_alone(tmp_path: Path) -> None:
+    """Zeros and data with nothing else of their file anywhere near."""
+    raw = images.full(tmp_path / "base.raw", Random(1).randbytes(32 * MIB))
+    top = vm_files.overlay(tmp_path / "top.qcow2", raw, "raw")
+    qemu_io(top, "write -z 5M 64k", "write -P 3 20M 64k", "write -z -u 29M 1M")
+    written = import_folder(vm_files.levels(top), tmp_path / "image")
+    assert (written[1].data_size, written[1].zero_size) == (64 * KIB, 17 * 64 * KIB)
+    check_chain([raw, top], tmp_path / "image", ["raw", "qcow2"])
+
+
+@pytest.mark.parametrize("offset", [0, 3 * MIB, 9 * MIB + 512])
+def test_part_far_from_the_beginning(tmp_path: Path, offset: int) -> None:
+    path = tmp_path / "disk.qcow2"
+    qemu_img("create", "-q", "-f", "qcow2", path, "32M")
+    qemu_io(path, "write -P 1 2M 64k", "write -P 2 10M 64k", "write -P 3 20M 64k")
+    made = vm_files.flat(path, tmp_path / "flat.raw")[offset : offset + 8 * MIB]
+    part = Part(offset, 8 * MIB)
+    import_file(vm_files.whole(path), tmp_path / "a.obd", part=part, checked=True)
+    with obdengine.open(tmp_path / "a.obd") as device:
+        assert device.pread(0, device.size) == made
 
 
 def test_chain_is_reproducible(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def test_reads_and_writes(tmp_path: Path, contexts: tuple[str, ...]) -> None:
                 client.pwrite(offset, data)
             else:
                 model[offset : offset + size] = bytes(size)
-                client.write_zeroes(offset, size, hole=bool(size % 2))
+                client.write_zeroes(offset, size)
         client.flush()
         assert path.read_bytes() == model
         client.close()
@@ -96,7 +96,7 @@ def test_range(tmp_path: Path) -> None:
             lambda: client.pread(MIB - 1, 2),
             lambda: client.pread(-1, 2),
             lambda: client.pwrite(MIB, b"x"),
-            lambda: client.write_zeroes(5, MIB, hole=True),
+            lambda: client.write_zeroes(5, MIB),
             lambda: list(client.status(0, MIB + 1)),
         ):
             with pytest.raises(OutOfRange):
