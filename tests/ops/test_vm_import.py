@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import obdengine
-from obdengine.errors import FormatError, UsageError
+from obdengine.errors import FormatError, Unsupported, UsageError
 from obdengine.ops import vm_import
 from obdengine.ops.convert import to_layer
 from obdengine.ops.layer_file import LayerOptions
@@ -225,6 +225,17 @@ def test_chain_of_five(tmp_path: Path, seed: int) -> None:
         assert device.pread(0, device.size) == made
 
 
+def test_chain_of_vmdk(raw: Path, tmp_path: Path) -> None:
+    """Which names its files by their content ids as well."""
+    base = vm_files.write(raw, tmp_path / "base.vmdk", "vmdk")
+    top = tmp_path / "top.vmdk"
+    below = ("-b", base.name, "-F", "vmdk")
+    qemu_img("create", "-q", "-f", "vmdk", *below, top)
+    qemu_io(top, "write -P 5 1M 100k", "write -z 3M 64k", form="vmdk")
+    import_folder(vm_files.levels(top), tmp_path / "image", checked=True)
+    check_chain([base, top], tmp_path / "image", ["vmdk", "vmdk"])
+
+
 # Sizes of the disks in a chain, in KiB; each file changes its last 64 KiB.
 SIZES = [
     (2048, 4096),
@@ -368,6 +379,39 @@ def test_snapshots(raw: Path, tmp_path: Path) -> None:
                 assert device.pread(0, device.size) == state
     with pytest.raises(UsageError, match=r"1 \(state 0\)"):
         snapshot_of(chain[-1], "state 7")
+
+
+def test_snapshot_of_a_disk_that_grew(raw: Path, tmp_path: Path) -> None:
+    path = vm_files.write(raw, tmp_path / "disk.qcow2", "qcow2")
+    qemu_img("snapshot", "-c", "one, two=2", path)
+    qemu_img("snapshot", "-c", "another", path)
+    qemu_img("resize", "-q", "-f", "qcow2", path, "9M")
+    qemu_io(path, "write -P 3 0 9M")
+    qemu_img("snapshot", "-c", "large", path)
+    chain = chain_of(path, Wanted())
+    assert [one.size for one in chain[-1].snapshots] == [len(DISK)] * 2 + [9 * MIB]
+    found = snapshot_of(chain[-1], "one, two=2")
+    level = flat_level(chain, snapshot=found)
+    import_folder([level], tmp_path / "image", checked=True)
+    with obdengine.open(tmp_path / "image" / "config.v1.json") as device:
+        assert device.pread(0, device.size) == DISK
+
+
+def test_snapshot_of_a_disk_that_was_cut(raw: Path, tmp_path: Path) -> None:
+    """The rest of it is in the file, and qemu-nbd does not show it."""
+    path = vm_files.write(raw, tmp_path / "disk.qcow2", "qcow2")
+    qemu_img("snapshot", "-c", "one", path)
+    qemu_img("resize", "-q", "-f", "qcow2", "--shrink", path, "1M")
+    chain = chain_of(path, Wanted())
+    level = flat_level(chain, snapshot=snapshot_of(chain[-1], "one"))
+    with pytest.raises(Unsupported, match=f"had {len(DISK)} bytes in snapshot 'one'"):
+        import_file(level, tmp_path / "a.obd")
+    qemu_img("resize", "-q", "-f", "qcow2", path, len(DISK))
+    chain = chain_of(path, Wanted())
+    level = flat_level(chain, snapshot=snapshot_of(chain[-1], "one"))
+    import_file(level, tmp_path / "a.obd")
+    with obdengine.open(tmp_path / "a.obd") as device:
+        assert device.pread(0, device.size) == DISK
 
 
 def test_snapshot_of_the_top_of_a_chain(raw: Path, tmp_path: Path) -> None:
