@@ -257,24 +257,25 @@ def test_service_that_is_not_there(tmp_path: Path) -> None:
 # -- The service file
 
 
+OWN = {
+    "caFile": "/ca",
+    "deadline": 5,
+    "attempts": 2,
+    "insecure": ["a.example"],
+    "plainHttp": ["b.example"],
+    "mirrors": {HOST: ["https://mirror.example/x"]},
+    "proxy": "http://proxy.example:3128",
+    "parallel": 9,
+}
+
+
 def test_service_file(tmp_path: Path) -> None:
     found = {
         "userAgent": "me/1",
         "certConfig": {"certFile": "/c", "keyFile": "/k"},
         "p2pConfig": {"enable": True, "address": "http://localhost:19145/peer"},
         "credentialFilePath": str(tmp_path / "cred.json"),
-        "obdengine": {
-            "registry": {
-                "caFile": "/ca",
-                "deadline": 5,
-                "attempts": 2,
-                "insecure": ["a.example"],
-                "plainHttp": ["b.example"],
-                "mirrors": {HOST: ["https://mirror.example/x"]},
-                "proxy": "http://proxy.example:3128",
-                "parallel": 9,
-            }
-        },
+        "obdengine": {"registry": OWN},
     }
     settings = RegistrySettings.from_service(found)
     http = settings.http
