@@ -387,3 +387,95 @@ def test_refused_words(obd: Obd, image: stacks.Image, tmp_path: Path) -> None:
     assert "--all" in obd("copy", "--all", f"oci:{tmp_path}", "x", code=2).err
     with pytest.raises(UsageError):
         oci.open_store(oci.parse("oci-archive:x"), create=True)
+
+
+# -- Layers that are an index over others
+
+
+@pytest.fixture
+def turbo(obd: Obd, registry: Registry, tmp_path: Path) -> str:
+    """An image of TurboOCI layers in the registry, beside the one it points at."""
+    tars = [oci_images.small_tar(a=b"x" * 9000), oci_images.small_tar(b="second")]
+    layout = oci_images.make_layout(tmp_path / "ordinary", tars, tag="v1")
+    ordinary = name_in(registry, tmp_path)
+    obd("copy", f"oci:{layout}:v1", ordinary)
+    target = name_in(registry, tmp_path, "turbo")
+    obd("convert", "--turbo", "--referrer", "--size", "64M", ordinary, target)
+    return target
+
+
+def disk_of(obd: Obd, image: str | Path, path: Path) -> bytes:
+    obd("convert", "-O", "raw", image, path)
+    return path.read_bytes()
+
+
+def test_turbo_layers_bring_what_they_point_at(
+    obd: Obd, registry: Registry, turbo: str, tmp_path: Path
+) -> None:
+    disk = disk_of(obd, turbo, tmp_path / "1.raw")
+    assert b"x" * 9000 in disk
+    other = turbo.replace("/test/", "/elsewhere/")
+    copied = obd("copy", "--output", "json", turbo, other).json()
+    assert copied["blobs-mounted"] == 5
+    assert copied["left-out"] == []
+    layout = f"oci:{tmp_path}/layout:turbo"
+    obd("copy", turbo, layout)
+    assert disk_of(obd, other, tmp_path / "2.raw") == disk
+    assert disk_of(obd, layout, tmp_path / "3.raw") == disk
+
+
+def test_turbo_layers_are_pulled_with_what_they_point_at(
+    obd: Obd, turbo: str, tmp_path: Path
+) -> None:
+    disk = disk_of(obd, turbo, tmp_path / "1.raw")
+    obd("pull", turbo, tmp_path / "pulled")
+    moved = (tmp_path / "pulled").rename(tmp_path / "moved")
+    config = moved / "config.v1.json"
+    assert disk_of(obd, config, tmp_path / "2.raw") == disk
+    assert "oci:DIR:TAG" in obd("push", config, turbo, code=2).err
+
+
+def test_turbo_image_refers_to_the_ordinary_one(turbo: str) -> None:
+    reference = oci.parse(turbo)
+    store = oci.open_store(reference)
+    assert isinstance(store, oci.RegistryStore)
+    subject, _ = store.manifest("v1")
+    (entry,) = store.referrers(subject.digest).manifests
+    assert entry.digest == store.manifest("turbo")[0].digest
+    assert entry.artifact_type == words.TURBO_ARTIFACT
+    store.close()
+
+
+# -- Layers on any server
+
+
+def test_layers_by_their_addresses(
+    obd: Obd, image: stacks.Image, tmp_path: Path
+) -> None:
+    files = {f"/{path.name}": path.read_bytes() for path in image.layers}
+    with Misbehaving(files=files) as server:
+        bottom, middle, top = (f"{server.url}/{path.name}" for path in image.layers)
+        urls = [bottom, f"{middle}?X-Amz-Signature=secret", top]
+        facts = obd("info", "--output", "json", *urls).json()
+        assert facts["virtual-size"] == stacks.SIZE
+        obd("check", *urls)
+        mixed = [bottom, image.layers[1], top]
+        obd("convert", "-O", "raw", *mixed, tmp_path / "disk.raw")
+        assert (tmp_path / "disk.raw").read_bytes() == image.disk
+        server.always = "403"
+        missing = obd("info", f"{bottom}?X-Amz-Signature=secret", code=1).err
+        assert "403" in missing
+        assert "secret" not in missing
+
+
+def test_layers_by_their_addresses_over_nbd(
+    served: Any, image: stacks.Image, tmp_path: Path
+) -> None:
+    files = {f"/{path.name}": path.read_bytes() for path in image.layers}
+    with Misbehaving(files=files) as server:
+        keys = [f"config={server.url}/{path.name}" for path in image.layers]
+        export = served(*keys, env={"OBD_CACHE": str(tmp_path / "cache")})
+        command = [tool("nbdcopy"), export.uri, str(tmp_path / "disk.raw")]
+        subprocess.run(command, check=True, env=environment())
+        export.stop()
+    assert (tmp_path / "disk.raw").read_bytes() == image.disk
