@@ -5,7 +5,13 @@ _core - the door to the C core: what the rest of the package may use of it.
 Nothing here decides anything: no I/O of its own, no retry, no cache.
 """
 
-from obdengine._core.binding import Absent, Damaged, StoredRange
+from obdengine._core.binding import (
+    Absent,
+    Damage,
+    Damaged,
+    Lacking,
+    StoredRange,
+)
 from obdengine._core.blobs import (
     PRESENCE_UNIT,
     USE_STEP,
@@ -39,6 +45,7 @@ from obdengine._core.spans import (
     Indexer,
     IndexStep,
     Spans,
+    SpansBlob,
     TurboBlob,
     chunk_memory,
     limit_chunks,
@@ -63,6 +70,7 @@ __all__ = [
     "ZSTD",
     "Absent",
     "Blob",
+    "Damage",
     "Damaged",
     "Device",
     "DeviceCalls",
@@ -70,10 +78,12 @@ __all__ = [
     "Indexer",
     "Io",
     "JumpTable",
+    "Lacking",
     "RawExtent",
     "SegMap",
     "Segments",
     "Spans",
+    "SpansBlob",
     "StoredRange",
     "TurboBlob",
     "Unzstd",

@@ -28,6 +28,7 @@ __all__ = [
     "ZSTD",
     "IndexStep",
     "Indexer",
+    "SpansBlob",
     "Spans",
     "TurboBlob",
     "chunk_memory",
@@ -107,12 +108,24 @@ class Spans:
         return pointer
 
 
-def spans_blob(fd: int, spans: Spans, *, name: str, track: int | None = None) -> Blob:
+class SpansBlob(Blob):
+    """The stream that a compressed file inflates to."""
+
+    def span(self, number: int) -> tuple[int, int]:
+        """Return offset and size, in the file, of what a span is stored in."""
+        out = ffi.new("uint64_t[2]")
+        lib.obd_blob_span(self._c, number, out, out + 1)
+        return out[0], out[1]
+
+
+def spans_blob(
+    fd: int, spans: Spans, *, name: str, track: int | None = None
+) -> SpansBlob:
     """Return the stream that a compressed file inflates to; takes spans.
 
     fd and the index's descriptor are borrowed; track as of Blob.plain().
     """
-    return Blob(lib.obd_blob_new_spans(fd, spans._hand_over()), name, track)
+    return SpansBlob(lib.obd_blob_new_spans(fd, spans._hand_over()), name, track)
 
 
 class TurboBlob(Blob):
@@ -122,6 +135,7 @@ class TurboBlob(Blob):
         """Put two blobs side by side, and keep them."""
         super().__init__(lib.obd_blob_new_turbo(meta._c, below._c), meta.name, None)
         self.meta, self.below = meta, below
+        self.guarded = meta.guarded or below.guarded
 
     def side(self, offset: int) -> tuple[Blob, int]:
         """Return whose an offset of the stream or the file is, without the bit."""
@@ -129,8 +143,9 @@ class TurboBlob(Blob):
         return blob, offset & ~TARGET_BIT
 
     def name_at(self, fault: Any) -> str:
-        """Return what a fault is about, and take the bit off."""
+        """Return what a fault is about, and take the bits off."""
         blob, fault.at = self.side(fault.at)
+        fault.block &= ~TARGET_BIT
         return blob.name
 
 

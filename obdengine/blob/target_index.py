@@ -37,6 +37,14 @@ __all__ = ["IndexWriter", "TargetIndex", "read_index"]
 # The table is read, inflated and judged in pieces of this size.
 _STEP = 256 * KIB
 
+# By codec, and whether the index is in our own version.
+_KINDS = {
+    ("gzip", False): _core.GZIP,
+    ("gzip", True): _core.MEMBERS,
+    ("zstd", False): _core.ZSTD,
+    ("zstd", True): _core.ZSTD,
+}
+
 _HINT = "it is the index over another file, or that was changed"
 
 
@@ -78,11 +86,11 @@ def read_index(resident: Resident, target: Source) -> TargetIndex:
             found=extension.codec,
         )
     _judge(source, header, target)
-    kind = _core.GZIP if header.major == format.MAJOR_ONE_MEMBER else _core.MEMBERS
     codec = format.CODECS[extension.codec] if ours else format.CODECS[0]
+    members = header.major == format.MAJOR_OURS
     sums = _read_sums(source, header, extension) if ours else b""
     spans = _core.Spans(
-        _core.ZSTD if codec == "zstd" else kind,
+        _KINDS[codec, members],
         packed=header.dict_algo == format.PACKED,
         index_fd=resident.fd,
         windows_end=extension.sums_offset if ours else header.index_offset,
@@ -94,7 +102,6 @@ def read_index(resident: Resident, target: Source) -> TargetIndex:
     for piece in _entries(source, header):
         spans.feed(piece)
     spans.finish(sums)
-    members = header.major == format.MAJOR_OURS
     return TargetIndex(codec, members, spans, header.stream_size, bool(sums))
 
 

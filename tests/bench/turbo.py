@@ -163,7 +163,7 @@ def table(figures: dict[str, Figure]) -> str:
     found = Table(["4 KiB at random", "us", "of the floor"])
     for name, figure in figures.items():
         times = figure.median / base.median
-        found.add(name, short(figure.median * 1e6), f"{times:.3f}x")
+        found.add(name, short(figure.median * 1e6), f"{short(times)}x")
     return found.markdown()
 
 
