@@ -5,7 +5,13 @@ _core - the door to the C core: what the rest of the package may use of it.
 Nothing here decides anything: no I/O of its own, no retry, no cache.
 """
 
-from obdengine._core.binding import Absent, Damaged, StoredRange
+from obdengine._core.binding import (
+    Absent,
+    Damage,
+    Damaged,
+    Lacking,
+    StoredRange,
+)
 from obdengine._core.blobs import (
     PRESENCE_UNIT,
     USE_STEP,
@@ -40,6 +46,7 @@ from obdengine._core.spans import (
     Indexer,
     IndexStep,
     Spans,
+    SpansBlob,
     TurboBlob,
     chunk_memory,
     limit_chunks,
@@ -64,6 +71,7 @@ __all__ = [
     "ZSTD",
     "Absent",
     "Blob",
+    "Damage",
     "Damaged",
     "Device",
     "DeviceCalls",
@@ -71,11 +79,13 @@ __all__ = [
     "Indexer",
     "Io",
     "JumpTable",
+    "Lacking",
     "Port",
     "RawExtent",
     "SegMap",
     "Segments",
     "Spans",
+    "SpansBlob",
     "StoredRange",
     "TurboBlob",
     "Unzstd",

@@ -34,7 +34,7 @@ from obdengine.layer import UpperOptions
 from obdengine.ops.resolve import absolute
 from obdengine.units import parse_size
 
-__all__ = ["serve"]
+__all__ = ["SplitCommand", "run_served", "serve"]
 
 # nbdkit waits for clients that went away in mid-request; nobody else does. But
 # what was written last is made durable first, on a disk that may be slow.
@@ -97,7 +97,7 @@ class _Writing(NamedTuple):
         if not self.wanted and (self.max_size, self.garbage) != (None, None):
             raise UsageError("--max-size and --garbage go with --upper or --read-write")
 
-    def try_open(self, image: Sequence[str]) -> None:
+    def try_open(self, image: Sequence[str], service: Path | None) -> None:
         """Open the image once: here, what is wrong gets its own exit code."""
         obdengine.open(
             list(image),
@@ -105,6 +105,7 @@ class _Writing(NamedTuple):
             upper=self.upper,
             form=self.form or "append",
             options=UpperOptions(self.max_size, self.garbage),
+            service=service,
         ).close()
 
     @property
@@ -120,10 +121,15 @@ class _Writing(NamedTuple):
         return [*said, "readonly=false"] if self.wanted else said
 
 
-class _Split(click.Command):
+# Options that are paths, and keys of the plugin.
+_PATHS = ("control", "service", "trace", "record")
+
+
+class SplitCommand(click.Command):
     """A command whose words after "--" are not its own."""
 
     def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
+        """Take the words after "--" away, as the context's object."""
         own, command = args, []
         if "--" in args:
             at = args.index("--")
@@ -135,7 +141,9 @@ class _Split(click.Command):
 
 
 @click.command(
-    cls=_Split, options_metavar="[OPTIONS]", epilog="See obd(1) for what COMMAND gets."
+    cls=SplitCommand,
+    options_metavar="[OPTIONS]",
+    epilog="See obd(1) for what COMMAND gets.",
 )
 @click.argument("image", nargs=-1, required=True, metavar="IMAGE... [-- COMMAND...]")
 @click.option(
@@ -175,6 +183,24 @@ class _Split(click.Command):
     metavar="SOCKET",
     help="Take orders on this unix socket, as of `obd snapshot`.",
 )
+@click.option(
+    "--service",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="overlaybd's overlaybd.json: cache, registries, prefetch, download.",
+)
+@click.option(
+    "--trace",
+    type=click.Path(path_type=Path),
+    metavar="TRACE",
+    help="Have here what this trace says before it is read.",
+)
+@click.option(
+    "--record",
+    type=click.Path(path_type=Path),
+    metavar="TRACE",
+    help="Record what is read to this file.",
+)
 @click.pass_obj
 def serve(
     command: tuple[str, ...],
@@ -185,7 +211,6 @@ def serve(
     bind: str | None,
     name: str,
     threads: int | None,
-    control: Path | None,
     **options: Any,
 ) -> int:
     """Serve an image over NBD, read-only unless an upper is asked for.
@@ -196,17 +221,32 @@ def serve(
         raise UsageError("--socket and --port exclude each other")
     if bind and not port:
         raise UsageError("--bind goes with --port")
+    paths = {key: options.pop(key) for key in _PATHS}
     writing = _Writing(**options)
     writing.check()
     keys = [*_image_keys(image), *writing.keys]
-    writing.try_open(image)
+    writing.try_open(image, paths["service"])
     keys += [f"export={name}"] if name else []
-    keys += [f"control={control.absolute()}"] if control else []
+    keys += [f"{key}={path.absolute()}" for key, path in paths.items() if path]
     nbdkit_options = ["--threads", str(threads)] if threads else []
     with ExitStack() as stack:
         socket = _place(socket, port, stack)
         address = _Address(socket, bind or "127.0.0.1", port or 0, name)
         running = _running(address, nbdkit_options, keys, writing.wanted)
+        server = stack.enter_context(running)
+        return _run(command, address) if command else _wait(server, address)
+
+
+def run_served(image: Sequence[str], command: Sequence[str], keys: list[str]) -> int:
+    """Serve an image, read-only, for as long as command runs; return its code.
+
+    keys: what the plugin is told besides.
+    """
+    obdengine.open(list(image)).close()
+    with ExitStack() as stack:
+        socket = _place(None, None, stack)
+        address = _Address(socket, "127.0.0.1", 0, "")
+        running = _running(address, [], [*_image_keys(image), *keys], False)
         server = stack.enter_context(running)
         return _run(command, address) if command else _wait(server, address)
 

@@ -43,6 +43,7 @@ from obdengine.oci.reference import (
 from obdengine.oci.registry import RegistryStore, open_registry
 from obdengine.oci.settings import RegistrySettings
 from obdengine.oci.store import Store
+from obdengine.source.hosts import HttpSettings
 
 __all__ = [
     "open_store",
@@ -64,6 +65,7 @@ __all__ = [
     "KeepingStore",
     "REGISTRY",
     "RegistrySettings",
+    "HttpSettings",
     "Client",
     "Credentials",
     "Credential",

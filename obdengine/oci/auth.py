@@ -23,7 +23,7 @@ from urllib.request import parse_http_list
 
 from obdengine.errors import AccessDenied, BadAnswer, SourceError
 from obdengine.oci.credentials import Credential, Credentials
-from obdengine.source.hosts import judge_url, origin_of, shown, speaks_plain
+from obdengine.source.hosts import judge_answer, origin_of, shown, speaks_plain
 from obdengine.source.transport import Transport
 
 __all__ = ["Challenge", "RegistryAuth", "challenges_of"]
@@ -250,7 +250,7 @@ def _judge_realm(challenge: Challenge, url: str) -> str:
     realm = challenge.parameters.get("realm", "")
     if not realm:
         raise BadAnswer(f"{shown(url)}: wants a token, and does not say from where")
-    return judge_url(urljoin(url, realm))
+    return judge_answer(url, urljoin(url, realm))
 
 
 def _covers(known: str, scope: str) -> bool:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from urllib.parse import unquote, urlsplit, urlunsplit
 from urllib.request import getproxies_environment, proxy_bypass
 
-from obdengine.errors import ConfigError, UsageError
+from obdengine.errors import BadAnswer, ConfigError, UsageError
 from obdengine.source.sockets import is_loopback, tls_context
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "context_for",
     "CERTIFICATE_FOLDERS",
     "is_plain_named",
+    "judge_answer",
     "judge_url",
     "named",
     "origin_of",
@@ -111,6 +112,14 @@ def judge_url(url: str) -> str:
     if any(ord(c) <= 32 or ord(c) == 127 for c in url):
         raise UsageError(f"{url!r}: white space in an address")
     return url
+
+
+def judge_answer(url: str, target: str) -> str:
+    """Return target, which an answer from url has named; raises BadAnswer."""
+    try:
+        return judge_url(target)
+    except UsageError as error:
+        raise BadAnswer(f"{shown(url)}: sends us to nowhere: {error}") from error
 
 
 def origin_of(url: str) -> str:

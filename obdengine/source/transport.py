@@ -28,12 +28,12 @@ from obdengine.errors import (
     Closed,
     SourceError,
     TimedOut,
-    UsageError,
 )
 from obdengine.source.hosts import (
     HttpSettings,
     Place,
     context_for,
+    judge_answer,
     judge_url,
     named,
     origin_of,
@@ -346,11 +346,8 @@ class Transport:
 
     def _follow(self, method: str, place: Place, url: str, answer: Answer) -> str:
         """Return where an answer sends us, and keep it for the next time."""
-        target = urljoin(url, answer.headers.get("Location", ""))
-        try:
-            judge_url(target)
-        except UsageError as error:
-            raise BadAnswer(f"{shown(url)}: redirected to nowhere: {error}") from error
+        location = answer.headers.get("Location", "")
+        target = judge_answer(url, urljoin(url, location))
         host = urlsplit(target).netloc
         allowed = named(self.settings.plain_http, host) or not url.startswith("https:")
         if speaks_plain(target) and not allowed:
