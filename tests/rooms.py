@@ -35,6 +35,7 @@ FLOORS = [
     {"service"},
     {"config"},
     {"ops"},
+    {"nbd"},
     {""},  # obdengine/__init__.py
     {"cli"},
 ]

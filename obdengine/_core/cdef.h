@@ -259,6 +259,47 @@ void obd_port_pass(struct obd_port *p);
 void obd_port_leave(struct obd_port *p);
 void obd_port_shut(struct obd_port *p);
 void obd_port_open(struct obd_port *p);
+enum nbd_command {
+    NBD_CMD_READ = ..., NBD_CMD_WRITE = ..., NBD_CMD_FLUSH = ...,
+    NBD_CMD_TRIM = ..., NBD_CMD_CACHE = ..., NBD_CMD_WRITE_ZEROES = ...,
+    NBD_CMD_BLOCK_STATUS = ...
+};
+#define NBD_CMD_FLAG_FUA ...
+#define OBD_REQUEST_MAX ...
+struct obd_export_setup {
+    struct obd_port *port;
+    uint64_t size;
+    uint32_t allocation_id;
+    uint32_t layer_id;
+    int fd;
+    int writable;
+    int structured;
+    int has_allocation;
+    int has_layer;
+};
+struct obd_call {
+    uint64_t cookie;
+    uint64_t offset;
+    uint8_t *data;
+    uint32_t size;
+    uint16_t type;
+    uint16_t flags;
+    int is_written;
+    ...;
+};
+enum obd_export_event {
+    OBD_EXPORT_OVER = ..., OBD_EXPORT_CALL = ..., OBD_EXPORT_THREAD = ...
+};
+struct obd_export;
+struct obd_export *obd_export_new(const struct obd_export_setup *setup);
+void obd_export_free(struct obd_export *x);
+enum obd_export_event obd_export_serve(struct obd_export *x,
+                                       struct obd_call *call, int may_grow);
+void obd_export_answer(struct obd_export *x, struct obd_call *call,
+                       uint32_t error, const uint8_t *data,
+                       const char *message);
+void obd_call_clear(struct obd_call *call);
+
 struct obd_native { ...; };
 void obd_native_fill(struct obd_native *out, struct obd_port *p);
 

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -28,9 +28,13 @@ import click
 
 import obdengine
 from obdengine.cli import nbdkit
+from obdengine.cli.export import Export
 from obdengine.cli.images import layer_files
+from obdengine.device import Device
 from obdengine.errors import ObdError, UsageError
 from obdengine.layer import UpperOptions
+from obdengine.ops.background import Serving
+from obdengine.ops.folder import CONFIG_NAME
 from obdengine.ops.resolve import absolute
 from obdengine.units import parse_size
 
@@ -97,16 +101,24 @@ class _Writing(NamedTuple):
         if not self.wanted and (self.max_size, self.garbage) != (None, None):
             raise UsageError("--max-size and --garbage go with --upper or --read-write")
 
-    def try_open(self, image: Sequence[str], service: Path | None) -> None:
-        """Open the image once: here, what is wrong gets its own exit code."""
-        obdengine.open(
+    def open(
+        self, image: Sequence[str], service: Path | None, serving: Serving | None
+    ) -> Device:
+        """Open the image as it is to be served."""
+        return obdengine.open(
             list(image),
             readonly=not self.wanted,
             upper=self.upper,
             form=self.form or "append",
             options=UpperOptions(self.max_size, self.garbage),
             service=service,
-        ).close()
+            serving=serving,
+        )
+
+    def config_of(self, image: Sequence[str]) -> Path:
+        """Return the configuration that describes the image with its upper."""
+        found = self.upper / CONFIG_NAME if self.upper else Path(image[0])
+        return found.absolute()
 
     @property
     def keys(self) -> list[str]:
@@ -156,7 +168,15 @@ class SplitCommand(click.Command):
     "--bind", metavar="ADDR", help="Address to listen on with --port (127.0.0.1)."
 )
 @click.option("--name", default="", metavar="EXPORT", help="Name of the export.")
-@click.option("--threads", type=click.IntRange(1, 256), help="Requests at a time (16).")
+@click.option(
+    "--engine",
+    type=click.Choice(["nbdkit", "native"]),
+    default="nbdkit",
+    help="Serve by nbdkit (the default), or by obd itself.",
+)
+@click.option(
+    "--threads", type=click.IntRange(1, 256), help="Requests of nbdkit at a time (16)."
+)
 @click.option(
     "--upper",
     type=click.Path(path_type=Path),
@@ -210,6 +230,7 @@ def serve(
     port: int | None,
     bind: str | None,
     name: str,
+    engine: str,
     threads: int | None,
     **options: Any,
 ) -> int:
@@ -217,24 +238,57 @@ def serve(
 
     With COMMAND, run that with $uri and $unixsocket set, and end with it.
     """
+    _check(socket, port, bind, threads if engine == "native" else None)
+    paths = {key: options.pop(key) for key in _PATHS}
+    writing = _Writing(**options)
+    writing.check()
+    # Here, what is wrong gets its own exit code.
+    keys = [*_image_keys(image), *writing.keys]
+    with ExitStack() as stack:
+        socket = _place(socket, port, stack)
+        address = _Address(socket, bind or "127.0.0.1", port or 0, name)
+        running: AbstractContextManager[subprocess.Popen[bytes] | None]
+        if engine == "native":
+            running = _natively(address, writing, image, paths)
+        else:
+            writing.open(image, paths["service"], None).close()
+            more = {"export": name, **paths}
+            keys += [f"{key}={_absolute(value)}" for key, value in more.items() if value]
+            nbdkit_options = ["--threads", str(threads)] if threads else []
+            running = _running(address, nbdkit_options, keys, writing.wanted)
+        server = stack.enter_context(running)
+        return _run(command, address) if command else _wait(server, address)
+
+
+def _check(
+    socket: Path | None, port: int | None, bind: str | None, threads: int | None
+) -> None:
+    """Raise UsageError for words that exclude each other."""
+    if threads:
+        raise UsageError("--threads goes with nbdkit")
     if socket and port:
         raise UsageError("--socket and --port exclude each other")
     if bind and not port:
         raise UsageError("--bind goes with --port")
-    paths = {key: options.pop(key) for key in _PATHS}
-    writing = _Writing(**options)
-    writing.check()
-    keys = [*_image_keys(image), *writing.keys]
-    writing.try_open(image, paths["service"])
-    keys += [f"export={name}"] if name else []
-    keys += [f"{key}={path.absolute()}" for key, path in paths.items() if path]
-    nbdkit_options = ["--threads", str(threads)] if threads else []
-    with ExitStack() as stack:
-        socket = _place(socket, port, stack)
-        address = _Address(socket, bind or "127.0.0.1", port or 0, name)
-        running = _running(address, nbdkit_options, keys, writing.wanted)
-        server = stack.enter_context(running)
-        return _run(command, address) if command else _wait(server, address)
+
+
+@contextmanager
+def _natively(
+    address: _Address,
+    writing: _Writing,
+    image: Sequence[str],
+    paths: dict[str, Path | None],
+) -> Iterator[None]:
+    """Serve by the export of our own for the block."""
+    serving = Serving(paths["trace"], paths["record"])
+    with writing.open(image, paths["service"], serving) as device:
+        export = Export(address.socket, address.host, address.port, address.name)
+        with export.served(device, paths["control"], writing.config_of(image)):
+            yield
+
+
+def _absolute(value: str | Path) -> str | Path:
+    return value.absolute() if isinstance(value, Path) else value
 
 
 def run_served(image: Sequence[str], command: Sequence[str], keys: list[str]) -> int:

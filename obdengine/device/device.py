@@ -59,6 +59,7 @@ class Device:
         layers: the read-only layers, bottom first.
         upper: the writable layer, or None.
         size: bytes of the disk: that of the topmost layer that has one.
+        port: where native code enters it, whatever becomes of layers and upper.
     """
 
     def __init__(
@@ -76,7 +77,7 @@ class Device:
         upper.
         """
         self.name = name
-        self._port = _core.Port()
+        self.port = _core.Port()
         self._recorder: Recorder | None = None
         self._companions: list[Companion] = []
         # How many cores use a part.
@@ -112,7 +113,7 @@ class Device:
     def _open_port(self, core: _core.Device | None, upper: Upper | None) -> None:
         """Let native code serve from core, unless what it reads is to be noted."""
         writable = upper is not None and not upper.readonly
-        self._port.use(None if self._recorder else core, writable=writable)
+        self.port.use(None if self._recorder else core, writable=writable)
 
     @property
     def native(self) -> int:
@@ -121,7 +122,7 @@ class Device:
         Good for as long as the device is referred to, or that is held. What
         cannot be done there is asked for here again.
         """
-        return self._port.address
+        return self.port.address
 
     @property
     def readonly(self) -> bool:
@@ -200,7 +201,7 @@ class Device:
 
     def flush(self) -> None:
         """Make every write durable that returned before; raises SourceError."""
-        with self._port:
+        with self.port:
             self._core or self._closed()
             upper = self.upper
             if upper and not upper.readonly:
@@ -213,7 +214,7 @@ class Device:
 
         Raises ReadOnly, SourceError, Closed.
         """
-        with self._port:
+        with self.port:
             self._core or self._closed()
             if self.upper is None or self.readonly:
                 raise self._read_only()
@@ -221,7 +222,7 @@ class Device:
             self.upper.compact_index()
 
     def _write(self, call: Callable[[_core.Device], None]) -> None:
-        with self._port:
+        with self.port:
             core = self._core or self._closed()
             if self.readonly:
                 raise self._read_only()
@@ -239,7 +240,7 @@ class Device:
 
     @recorder.setter
     def recorder(self, recorder: Recorder | None) -> None:
-        with self._port.shut():
+        with self.port.shut():
             self._recorder = recorder
             self._open_port(self._core, self.upper)
 
@@ -262,7 +263,7 @@ class Device:
         What is absent it must fetch with cache(). For writing, close() and
         exchange() wait until the block has ended. Raises ReadOnly, Closed.
         """
-        with self._port if writing else nullcontext():
+        with self.port if writing else nullcontext():
             core = self._core or self._closed()
             if writing and self.readonly:
                 raise self._read_only()
@@ -278,7 +279,7 @@ class Device:
         it then leaves everything as it was. No write and no flush runs
         meanwhile, reads go on. Raises ReadOnly, Closed, and what change raises.
         """
-        with self._port.shut():
+        with self.port.shut():
             self._core or self._closed()
             if self.upper is None or self.readonly:
                 raise self._read_only()
@@ -310,10 +311,10 @@ class Device:
         """
         while self._companions:
             self._companions.pop().close()
-        with self._port.shut():
+        with self.port.shut():
             core, self._core = self._core, None
             upper, self.upper, self.layers = self.upper, None, ()
-            self._port.use(None, writable=False)
+            self.port.use(None, writable=False)
         if core and upper and not upper.readonly:
             upper.flush()
 

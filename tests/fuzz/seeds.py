@@ -24,7 +24,7 @@ from tests.twins import invent, record, stack, writer
 from tests.twins.writer import Run, ZFile
 
 # What core.c takes the rest of an input for.
-INDEX, BLOCK, TABLE, DISK, LOG = range(5)
+INDEX, BLOCK, TABLE, DISK, LOG, REQUESTS = range(6)
 
 MOST = 200_000  # bytes of one seed; libFuzzer is slow with large ones
 
@@ -76,6 +76,21 @@ def for_core() -> Iterator[bytes]:
         runs = invent.runs(chance, 300, 20)
         yield disk(runs, 300 * 512, seed)
     yield from logs()
+    yield from requests()
+
+
+def requests() -> Iterator[bytes]:
+    """Yield what clients of each kind ask for, all commands among it."""
+    for kind in range(8):
+        chance = Random(kind)
+        asked = [
+            bytes([chance.randrange(8)])
+            + chance.randbytes(2)
+            + bytes([chance.choice([0, 0, 1, 1, 3, 4, 5, 6, 7, 9])])
+            + chance.randbytes(8)
+            for _ in range(40)
+        ]
+        yield bytes([REQUESTS, kind]) + b"".join(asked)
 
 
 def index(segments: list[Segment], virtual_size: int, stream_size: int) -> bytes:
