@@ -450,10 +450,10 @@ def _handling(signum: int, handler: signal._HANDLER) -> Iterator[None]:
         signal.signal(signum, before)
 
 
-def _wait(server: subprocess.Popen[bytes], address: _Address) -> int:
+def _wait(server: subprocess.Popen[bytes] | None, address: _Address) -> int:
     """Print the URI and wait for a signal, which is the normal end."""
     signals, wake = os.pipe()
-    ended = os.pidfd_open(server.pid)
+    watched = [signals, wake, *([os.pidfd_open(server.pid)] if server else [])]
 
     def asked(_signum: int, _frame: FrameType | None) -> None:
         os.write(wake, b"x")
@@ -461,9 +461,9 @@ def _wait(server: subprocess.Popen[bytes], address: _Address) -> int:
     with _handling(signal.SIGINT, asked), _handling(signal.SIGTERM, asked):
         click.echo(address.uri)
         sys.stdout.flush()
-        seen, _, _ = select.select([signals, ended], [], [])
-    for fd in (signals, wake, ended):
+        seen, _, _ = select.select([signals, *watched[2:]], [], [])
+    for fd in watched:
         os.close(fd)
-    if ended in seen and signals not in seen:
+    if server and signals not in seen:
         raise ObdError(f"nbdkit ended by itself with code {server.wait()}")
     return 0
