@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 
+from obdengine import ext4
 from tests.ext4 import disks, tars
 from tests.ext4.disks import applied, one, refused
 from tests.tools import requires
