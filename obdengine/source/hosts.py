@@ -70,7 +70,7 @@ class HttpSettings:
     silence: float = 20.0
     deadline: float = 60.0
     attempts: int | None = 5
-    connections: int = 16
+    connections: int = 32
     user_agent: str = "obdengine"
     ca_file: Path | None = None
     client_cert: Path | None = None
