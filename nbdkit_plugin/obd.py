@@ -16,7 +16,6 @@ formats, layers, caching or what is durable; it only says NBD.
 from __future__ import annotations
 
 import ctypes
-import errno
 import sys
 import threading
 import traceback
@@ -30,6 +29,7 @@ try:
     from obdengine.errors import ObdError, SourceMissing, UsageError
     from obdengine.layer import UpperOptions
     from obdengine.ops import resolve
+    from obdengine.ops.answers import number_of
     from obdengine.ops.background import Serving
     from obdengine.ops.control import Control, Served
     from obdengine.ops.folder import CONFIG_NAME
@@ -86,7 +86,7 @@ traceback.format_exception = _sentence
 
 def failed(error):
     """Give the client the errno of error, and return error to be raised."""
-    nbdkit.set_error(error.errno or errno.EIO)
+    nbdkit.set_error(number_of(error))
     return error
 
 

@@ -22,8 +22,10 @@ from obdengine.oci.credentials import (
     repository_of,
 )
 from obdengine.oci.image import (
+    FoundManifest,
     ImageManifest,
     Platform,
+    find_manifest,
     host_platform,
     read_blob,
     resolve_image,
@@ -48,6 +50,8 @@ from obdengine.source.hosts import HttpSettings
 __all__ = [
     "open_store",
     "resolve_image",
+    "find_manifest",
+    "FoundManifest",
     "parse",
     "Reference",
     "Store",

@@ -198,7 +198,10 @@ class RegistryAuth:
         glue = "&" if "?" in realm else "?"
         address = f"{realm}{glue}{urlencode(query, quote_via=quote, safe=':,/')}"
         auth = _Fixed(credential.basic())
-        return self._transport.request("GET", address, auth=auth, end=end).body
+        reply = self._transport.request(
+            "GET", address, auth=auth, end=end, mirrors=False
+        )
+        return reply.body
 
     def _by_identity(
         self,

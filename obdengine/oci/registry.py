@@ -295,6 +295,8 @@ class RegistryStore:
             auth=self.auth(),
             expect=expect,
             limit=MAX_DOCUMENT,
+            # What is written is not in a mirror yet.
+            mirrors=not self._may_write,
         )
 
 

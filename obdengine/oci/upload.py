@@ -149,6 +149,7 @@ class Upload:
                 self._location,
                 auth=self._repository.auth(),
                 expect=(204, 202, 200),
+                mirrors=False,
             )
         except SourceMissing as error:
             raise Forgotten(

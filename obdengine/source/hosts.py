@@ -70,7 +70,7 @@ class HttpSettings:
     silence: float = 20.0
     deadline: float = 60.0
     attempts: int | None = 5
-    connections: int = 16
+    connections: int = 32
     user_agent: str = "obdengine"
     ca_file: Path | None = None
     client_cert: Path | None = None
@@ -156,14 +156,16 @@ def is_plain_named(settings: HttpSettings, netloc: str) -> bool:
     return named(settings.plain_http, netloc)
 
 
-def places_of(settings: HttpSettings, url: str) -> list[Place]:
+def places_of(
+    settings: HttpSettings, url: str, *, peer: bool = True, mirrors: bool = True
+) -> list[Place]:
     """Return where url is to be had: the peer, the mirrors, and itself."""
     parts = urlsplit(url)
     rest = urlunsplit(("", "", parts.path, parts.query, ""))
     found = []
-    if settings.via:
+    if settings.via and peer:
         found.append(Place(f"{settings.via.rstrip('/')}/{url}", url))
-    for base in settings.mirrors.get(parts.netloc, ()):
+    for base in settings.mirrors.get(parts.netloc, ()) if mirrors else ():
         address = base.rstrip("/") + rest
         found.append(Place(address, address))
     return [*found, Place(url, url)]

@@ -49,7 +49,7 @@ _READ_ONLY = 2  # among the flags of an export
 
 _PIECE = 256 * KIB  # bytes that one read asks for
 _UNDER_WAY = 16  # requests without an answer at the most
-_LONGEST = 1 << 30  # bytes that one question for zeros or status is about
+_LONGEST = (1 << 32) - 2 * MIB  # bytes that one question can be about: 32 bits
 _LARGEST_ANSWER = 32 * MIB  # of anything but data: 4 million extents
 
 

@@ -201,7 +201,8 @@ work(struct obd_ext4 *f)
     for (round = 0; round < 4; round++) {
         for (i = 0, n = 0; i < FILES; i++) {
             if (files[i] && chance(2)) {
-                n += change(changes + n, OBD_DIR_REMOVE, files[i], 0, i, width);
+                n += change(changes + n, OBD_DIR_REMOVE, files[i], 0, i,
+                            width);
                 FINE(obd_ext4_unlink(f, files[i]));
                 files[i] = 0;
             } else if (!files[i] && chance(3)) {

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 
+from obdengine import ext4
 from tests.ext4 import disks, tars
 from tests.ext4.disks import applied, one, refused
 from tests.tools import requires
@@ -38,6 +39,28 @@ def test_extended_attributes() -> None:
     assert found[b"f"].xattrs == {key.encode(): value for key, value in values.items()}
     assert found[b"d"].xattrs == {b"system.posix_acl_default": ACL}
     assert found[b"s"].xattrs == {b"trusted.t": b"1"}
+
+
+@pytest.mark.parametrize("features", [(), ("^extent", "^64bit")])
+def test_attributes_outside_the_inode(features: tuple[str, ...]) -> None:
+    """They take a block, which counts as one of the file's."""
+    values = {"user.a": b"x" * 300}
+    layer = tars.tar(
+        tars.folder("d", xattrs=values),
+        tars.file("d/f", b"data", xattrs=values),
+        tars.symlink("s", "t" * 100, xattrs={"trusted.a": b"y" * 300}),
+        tars.member("c", b"3", xattrs=values),
+    )
+    gone = tars.tar(*[tars.white(name) for name in "dsc"])
+    with disks.made(ext4.MakeOptions(features=features)) as device:
+        disks.apply(device, layer)
+        found = disks.tree(device)
+        for path, blocks in ((b"d", 16), (b"d/f", 16), (b"s", 16), (b"c", 8)):
+            assert found[path].blocks == blocks
+            assert len(found[path].xattrs) == 1
+        disks.apply(device, gone)
+        with ext4.open_file_system(device) as fs:
+            assert fs.list() == [b"lost+found"]
 
 
 def test_attributes_of_a_folder_are_replaced() -> None:

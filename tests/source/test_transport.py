@@ -174,6 +174,16 @@ def test_peer_is_asked_by_the_whole_address(server: Misbehaving) -> None:
         assert opened.pread(10, 10) == DATA[10:20]
 
 
+def test_peer_and_mirrors_are_asked_for_bytes_only(server: Misbehaving) -> None:
+    with Misbehaving(files={"/layer": b"theirs"}) as other:
+        more: Any = {"via": other.url, "mirrors": {server.host: (other.url,)}}
+        transport = Transport(HttpSettings(**more))
+        url = f"{server.url}/layer"
+        assert transport.request("GET", url).body == b"theirs"
+        assert [asked[1] for asked in other.requests] == ["/layer"]
+        assert transport.request("GET", url, mirrors=False).body == DATA
+
+
 def test_places() -> None:
     mirrors = {"a.example:5000": ("https://m.example/sub/", "http://n.example")}
     settings = HttpSettings(mirrors=mirrors, via="http://localhost:1/p")
