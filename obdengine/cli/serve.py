@@ -242,8 +242,6 @@ def serve(
     paths = {key: options.pop(key) for key in _PATHS}
     writing = _Writing(**options)
     writing.check()
-    # Here, what is wrong gets its own exit code.
-    keys = [*_image_keys(image), *writing.keys]
     with ExitStack() as stack:
         socket = _place(socket, port, stack)
         address = _Address(socket, bind or "127.0.0.1", port or 0, name)
@@ -251,9 +249,7 @@ def serve(
         if engine == "native":
             running = _natively(address, writing, image, paths)
         else:
-            writing.open(image, paths["service"], None).close()
-            more = {"export": name, **paths}
-            keys += [f"{key}={_absolute(value)}" for key, value in more.items() if value]
+            keys = _keys(writing, image, {"export": name, **paths})
             nbdkit_options = ["--threads", str(threads)] if threads else []
             running = _running(address, nbdkit_options, keys, writing.wanted)
         server = stack.enter_context(running)
@@ -287,8 +283,18 @@ def _natively(
             yield
 
 
-def _absolute(value: str | Path) -> str | Path:
-    return value.absolute() if isinstance(value, Path) else value
+def _keys(writing: _Writing, image: Sequence[str], more: dict[str, Any]) -> list[str]:
+    """Return what the plugin is told, once the image has been opened here.
+
+    What is wrong with it gets its own exit code that way.
+    """
+    keys = [*_image_keys(image), *writing.keys]
+    writing.open(image, more["service"], None).close()
+    for key, value in more.items():
+        if value:
+            where = value.absolute() if isinstance(value, Path) else value
+            keys.append(f"{key}={where}")
+    return keys
 
 
 def run_served(image: Sequence[str], command: Sequence[str], keys: list[str]) -> int:
