@@ -3,6 +3,7 @@
 # demo - the main job, narrated: three versions of a disk become three layers,
 # a virtual machine boots from the stack of them over NBD, writes to a layer on
 # top of it, which becomes the fourth, and loses its disk's server in mid-write.
+# Then the image is pushed to a registry, and machines boot straight from there.
 #
 #   make demo
 #
@@ -10,6 +11,11 @@
 # stays in .demo/work, what was downloaded in .demo/cache.
 set -eu
 cd "$(dirname "$0")/.."
+if [ -z "${registry:-}" ]; then
+    made=${OBD_DEMO_DIR:-$PWD/.demo}/work
+    rm -rf "$made"
+    exec images/registry.sh "$made/registry" images/demo.sh
+fi
 demo=${OBD_DEMO_DIR:-$PWD/.demo}
 PATH=$PWD/.venv/bin:$PATH
 images=$PWD/images
@@ -41,7 +47,6 @@ started=$(now)
 echo "obdengine: one disk in three versions, layers, and machines that use them"
 echo
 "$images/fetch.sh" "$demo/cache"
-rm -rf "$demo/work"
 
 step=$(now)
 "$images/build.sh" "$demo/cache" "$demo/work"
@@ -145,5 +150,39 @@ PATH=$PATH:/usr/sbin:/sbin e2fsck -fn after.raw >boot.log 2>&1 ||
     fail "the file system is damaged"
 obd check --no-progress $config >check.txt
 echo "     clean"
+
+export OBD_CACHE=$PWD/cache
+# here - bytes of the image that are in the cache
+here() {
+    obd cache show --output json |
+        sed -n 's/^ *"present": \([0-9]*\),$/\1/p' | awk '{ n += $1 } END { print n + 0 }'
+}
+# from_registry OPTION... - boot from the registry, say what was fetched for it
+from_registry() {
+    before=$(here)
+    machine "$@" "$name" -- "$images/boot.sh" .
+    cmp -s printed expected || fail "the guest printed something else"
+    awk "BEGIN { f = $(here) - $before; printf \
+        \"     as expected, %.2f of %.2f MiB fetched: %.0f %%  ($(took "$step"))\\n\", \
+        f / 2^20, $total / 2^20, 100 * f / $total }"
+}
+name=docker://$registry/demo:latest
+total=$(cat base.obd runtime.obd report.obd | wc -c)
+echo "7. The image moves to a registry; machines boot from there, fetching what they read"
+show "obd push config.v1.json $name"
+step=$(now)
+obd push --no-progress config.v1.json "$name" >push.txt
+rm base.obd runtime.obd report.obd
+echo "     pushed, and removed here  ($(took "$step"))"
+echo "   nothing of it is here:"
+show "obd serve --record boot.trace $name -- images/boot.sh"
+from_registry --record boot.trace
+echo "   what was read is here:"
+show "obd serve $name -- images/boot.sh"
+from_registry
+echo "   nothing is here, and what was read then is fetched ahead:"
+show "obd cache prune --all; obd serve --trace boot.trace $name -- images/boot.sh"
+obd cache prune --all >prune.txt
+from_registry --trace boot.trace
 echo
 echo "All of it took $(took "$started"). The files are in ${PWD#"$OLDPWD/"}."

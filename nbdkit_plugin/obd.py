@@ -9,14 +9,13 @@ obd - layered images as NBD exports: nbdkit's callbacks, put on a Device.
                          [service=PATH] [trace=PATH] [record=PATH]
     nbdkit python obd.py dir=DIRECTORY [readonly=BOOL] [control=SOCKET]
 
-One device serves every connection to an export. This file decides nothing
-about formats, layers, caching or what is durable; it only says NBD.
+One device serves all connections to an export. This file decides nothing about
+formats, layers, caching or what is durable; it only says NBD.
 """
 
 from __future__ import annotations
 
 import ctypes
-import errno
 import sys
 import threading
 import traceback
@@ -30,6 +29,7 @@ try:
     from obdengine.errors import ObdError, SourceMissing, UsageError
     from obdengine.layer import UpperOptions
     from obdengine.ops import resolve
+    from obdengine.ops.answers import number_of
     from obdengine.ops.background import Serving
     from obdengine.ops.control import Control, Served
     from obdengine.ops.folder import CONFIG_NAME
@@ -62,9 +62,8 @@ upper: str | None = None
 form: str | None = None
 readonly: bool | None = None
 room: dict[str, int] = {}
-control_path: Path | None = None
 service = None
-beside: dict[str, Path] = {}
+paths: dict[str, Path] = {}
 control = None
 
 
@@ -87,7 +86,7 @@ traceback.format_exception = _sentence
 
 def failed(error):
     """Give the client the errno of error, and return error to be raised."""
-    nbdkit.set_error(error.errno or errno.EIO)
+    nbdkit.set_error(number_of(error))
     return error
 
 
@@ -183,7 +182,9 @@ class Export:
         """Open the device unless another client did."""
         with self.opening:
             if self.served is None:
-                self.served = open_served(self.files, Serving(**beside))
+                self.served = open_served(
+                    self.files, Serving(paths.get("trace"), paths.get("record"))
+                )
 
     def close(self):
         """Close the device, if there is one: what was written is durable then."""
@@ -354,21 +355,15 @@ def take_size(key, word):
     room[key.replace("-", "_")] = parse_size(word)
 
 
-def take_control(_key, name):
-    """Take where to listen for what `obd snapshot --control` and others ask."""
-    global control_path
-    control_path = Path(absolute(name))
-
-
 def take_service(_key, name):
     """Take overlaybd's overlaybd.json: cache, registries, prefetch, download."""
     global service
     service = Service.load(absolute(name))
 
 
-def take_beside(key, name):
-    """Take a trace to replay, or where to record one to."""
-    beside[key] = Path(absolute(name))
+def take_path(key, name):
+    """Take the socket for orders, a trace to replay, or where to record one to."""
+    paths[key] = Path(absolute(name))
 
 
 TAKERS = {
@@ -380,10 +375,10 @@ TAKERS = {
     "readonly": take_readonly,
     "max-size": take_size,
     "garbage": take_size,
-    "control": take_control,
+    "control": take_path,
     "service": take_service,
-    "trace": take_beside,
-    "record": take_beside,
+    "trace": take_path,
+    "record": take_path,
 }
 
 
@@ -396,7 +391,7 @@ def config_complete():
     for key, value in (("export", only_name), ("upper", upper)):
         if directory and value is not None:
             raise UsageError(f"{key}= goes with config=, dir= names exports by file")
-    if directory and beside:
+    if directory and paths.keys() & {"trace", "record"}:
         raise UsageError("trace= and record= go with config=: they are of one image")
     if form and not upper:
         raise UsageError("form= goes with upper=, it is for a new writable layer")
@@ -411,8 +406,8 @@ def get_ready():
         open_served(images).device.close()
     else:
         image_names()
-    if control_path:
-        control = Control(control_path, served_by_name)
+    if "control" in paths:
+        control = Control(paths["control"], served_by_name)
 
 
 def after_fork():

@@ -236,8 +236,17 @@ class ImageConfig(NamedTuple):
 
     def plans(self) -> Plans:
         """Return what else is done while the image is in use."""
-        top = self._file_of(len(self.lowers) - 1) if self.accelerated else None
+        top = self._acceleration() if self.accelerated and self.lowers else None
         return Plans(self.download, top, self.record)
+
+    def _acceleration(self) -> LayerFile:
+        """Return where the top layer is; as overlaybd has it, in a folder."""
+        number = len(self.lowers) - 1
+        lower, where = self.lowers[number], f"{self.path}: lowers[{number}]"
+        folder = self.path.parent / lower.dir
+        if lower.dir and _tried((folder / "trace").is_file, folder, f"{where}.dir"):
+            return LayerFile(dir=folder, where=where)
+        return self._file_of(number)
 
     def _count(self) -> int:
         """Return how many lowers are layers."""

@@ -50,6 +50,7 @@ class Misbehaving:
         everything: whether requests for other things than blobs fail too.
         requests: (method, path, Range or "", Authorization or "").
         delay: seconds that "slow" waits.
+        redirect: headers of a 307 that answers every GET; {}: none does.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Misbehaving:
         self.always = ""
         self.everything = False
         self.delay = 0.3
+        self.redirect: dict[str, str] = {}
         self.requests: list[tuple[str, str, str, str]] = []
         self.upstream = upstream
         self.stopping = threading.Event()
@@ -119,9 +121,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         sent = self.rfile.read(size)
         asked = [self.headers.get(name, "") for name in ("Range", "Authorization")]
         self.owner.requests.append((self.command, self.path, asked[0], asked[1]))
+        if self.owner.redirect and self.command == "GET":
+            return self.say(307, self.owner.redirect, b"")
         fault = self.owner.fault_for(urlsplit(self.path).path)
-        good = self._good(sent)
-        FAULTS[fault](self, good)
+        refuses = fault.startswith(("4", "5")) or fault in ("reset", "silent", "login")
+        good = _Good(0, {}, b"") if refuses else self._good(sent)
+        return FAULTS[fault](self, good)
 
     do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = _handle
 
@@ -204,6 +209,10 @@ def _reset(handler: _Handler, good: _Good) -> None:
     """Answer nothing at all and drop the connection."""
     del good
     handler.hang_up(hard=True)
+
+
+# As "reset", but what was asked for has been done.
+FAULTS["lost"] = _reset
 
 
 @_fault("stall")

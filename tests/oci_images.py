@@ -105,7 +105,7 @@ def name(folder: Path, entry: dict[str, Any], tag: str | None) -> None:
     """Add an entry to the index of a layout."""
     (folder / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
     path = folder / "index.json"
-    index = {"schemaVersion": 2, "manifests": []}
+    index: dict[str, Any] = {"schemaVersion": 2, "manifests": []}
     if path.exists():
         index = json.loads(path.read_bytes())
     key = "org.opencontainers.image.ref.name"

@@ -48,7 +48,7 @@ THIRD_PARTY = {
     "_core": {"cffi", "_cffi_backend"},
     "ext4": {"cffi", "_cffi_backend"},
     "source": {"urllib3"},
-    "cli": {"click", "tqdm"},
+    "cli": {"click", "tqdm", "PIL"},
 }
 
 # Rooms with a compiled module of their own.

@@ -330,7 +330,10 @@ read_turbo(const struct obd_blob *b, uint64_t offset, uint8_t *buf,
     const struct obd_blob *one = side(b, &offset);
     int status = obd_blob_read(one, offset, buf, size, scratch, fault);
 
-    fault->at |= status == OBD_OK ? 0 : bit;
+    if (OBD_UNLIKELY(status != OBD_OK)) {
+        fault->at |= bit;
+        fault->block |= bit;
+    }
     return status;
 }
 
@@ -514,6 +517,16 @@ obd_blob_stored(const struct obd_blob *b, uint64_t offset, uint64_t size,
 
     *file_offset = b->offset + start;
     *file_size = obd_jump_at(j, last + 1) - start;
+}
+
+void
+obd_blob_span(const struct obd_blob *b, uint64_t i, uint64_t *file_offset,
+              uint64_t *file_size)
+{
+    uint64_t end;
+
+    obd_spans_stored(b->spans, i, file_offset, &end);
+    *file_size = end - *file_offset;
 }
 
 uint64_t

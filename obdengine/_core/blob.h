@@ -97,6 +97,11 @@ extern void obd_blob_stored(const struct obd_blob *b, uint64_t offset,
                             uint64_t *file_size)
     OBD_NONNULL(1, 4, 5);
 
+/* The range of the file that span i is stored in; b has spans. */
+extern void obd_blob_span(const struct obd_blob *b, uint64_t i,
+                          uint64_t *file_offset, uint64_t *file_size)
+    OBD_NONNULL(1, 3, 4);
+
 /* Whether all of that range is here. */
 extern bool obd_blob_present(const struct obd_blob *b, uint64_t file_offset,
                              uint64_t file_size)

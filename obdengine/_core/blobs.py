@@ -205,7 +205,7 @@ class Blob:
             check(status, fault, self.name)
         except (BadBlock, BadChecksum) as error:
             if self.guarded:
-                raise Damaged(0, fault.block, error) from error
+                raise Damaged(0, fault.block, error) from None
             raise
 
     def pread(self, offset: int, size: int) -> bytes:

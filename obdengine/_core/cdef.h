@@ -161,6 +161,9 @@ int obd_blob_check(const struct obd_blob *b, uint64_t first, uint64_t count,
 void obd_blob_stored(const struct obd_blob *b, uint64_t offset, uint64_t size,
                      uint64_t *file_offset, uint64_t *file_size);
 
+void obd_blob_span(const struct obd_blob *b, uint64_t i,
+                   uint64_t *file_offset, uint64_t *file_size);
+
 struct obd_presence;
 struct obd_presence *obd_blob_presence(struct obd_blob *b);
 int obd_presence_begin(struct obd_presence *p, uint64_t size, unsigned shift);

@@ -81,11 +81,12 @@ class Device:
             self._raise(status, fault)
 
     def _raise(self, status: int, fault: Any) -> None:
+        block = fault.block
         try:
             check(status, fault, self._name_of(fault))
         except (BadBlock, BadChecksum) as error:
             if fault.layer < len(self._blobs) and self._blobs[fault.layer].guarded:
-                raise Damaged(fault.layer, fault.block, error) from error
+                raise Damaged(fault.layer, block, error) from error
             raise
 
     def _name_of(self, fault: Any) -> str:

@@ -116,7 +116,9 @@ def _point(
 ) -> Callable[[str, Fault], ObdError]:
     def make(name: str, f: Fault) -> ObdError:
         what_of = f"{what} of entry {f.block}"
-        return BadTargetIndex(name, what_of, expected=expected(f), found=f.got)
+        return BadTargetIndex(
+            name, what_of, offset=f.base, expected=expected(f), found=f.got
+        )
 
     return make
 
@@ -125,6 +127,7 @@ def _bad_window(name: str, f: Fault) -> ObdError:
     return BadTargetIndex(
         name,
         f"the window of entry {f.block} of its index",
+        offset=f.at,
         expected=f"{f.want} bytes",
         found=f"{f.got} bytes" if f.got else "bytes that do not inflate",
     )
@@ -135,16 +138,23 @@ def _more_members(name: str, f: Fault) -> ObdError:
         name,
         "the index covers the first gzip member only, another follows",
         offset=f.at,
+        expected="the end of the file",
+        found="a gzip member",
         hint="its author left data out; make the layer anew",
     )
 
 
 def _bad_member(name: str, f: Fault) -> ObdError:
-    kinds = ("what is compressed does not inflate", "crc", "size")
-    if f.got in (1, 2):
-        what = f"{kinds[f.got]} of the gzip member that ends here does not match"
-        return BadChecksum(name, what, offset=f.at)
-    return BadBlock(name, kinds[0], offset=f.at)
+    if f.got not in (1, 2):
+        found = "bytes that do not inflate"
+        return BadBlock(name, "compressed data", offset=f.at, found=found)
+    return BadChecksum(
+        name,
+        f"the {'crc' if f.got == 1 else 'size'} of a gzip member",
+        offset=f.at,
+        expected="that of what it inflates to",
+        found="another",
+    )
 
 
 def _full(name: str, f: Fault) -> ObdError:

@@ -28,6 +28,7 @@ __all__ = [
     "ZSTD",
     "IndexStep",
     "Indexer",
+    "SpansBlob",
     "Spans",
     "TurboBlob",
     "chunk_memory",
@@ -65,28 +66,31 @@ class Spans:
         size: int,
         file_size: int,
         name: str,
+        table_offset: int,
     ) -> None:
         """Expect the points of a file of file_size bytes that inflates to size.
 
         The windows, packed by zlib or not, are before windows_end of index_fd,
-        which is borrowed. name is that of the index, for errors.
+        which is borrowed. name is that of the index, for errors, and
+        table_offset is where it has the table.
         """
         pointer = lib.obd_spans_new(
             kind, packed, index_fd, windows_end, size, file_size
         )
         self._c = ffi.gc(made(pointer, "an index"), lib.obd_spans_free)
         self._name = name
+        self._at = table_offset
 
     def feed(self, raw: Buffer) -> None:
         """Take the next entries, 29 bytes each; raises BadTargetIndex."""
         src, fault = source(raw), new_fault()
         status = lib.obd_spans_feed(self._c, src, len(src) // POINT_SIZE, fault)
-        check(status, fault, self._name)
+        check(status, fault, self._name, self._at)
 
     def finish(self, sums: Buffer = b"") -> None:
         """Judge what was fed; sums: 4 bytes of crc for each span, or none."""
         fault = new_fault()
-        check(lib.obd_spans_finish(self._c, fault), fault, self._name)
+        check(lib.obd_spans_finish(self._c, fault), fault, self._name, self._at)
         if sums:
             src = source(sums)
             status = lib.obd_spans_sum(self._c, src, len(src) // 4)
@@ -104,12 +108,24 @@ class Spans:
         return pointer
 
 
-def spans_blob(fd: int, spans: Spans, *, name: str, track: int | None = None) -> Blob:
+class SpansBlob(Blob):
+    """The stream that a compressed file inflates to."""
+
+    def span(self, number: int) -> tuple[int, int]:
+        """Return offset and size, in the file, of what a span is stored in."""
+        out = ffi.new("uint64_t[2]")
+        lib.obd_blob_span(self._c, number, out, out + 1)
+        return out[0], out[1]
+
+
+def spans_blob(
+    fd: int, spans: Spans, *, name: str, track: int | None = None
+) -> SpansBlob:
     """Return the stream that a compressed file inflates to; takes spans.
 
     fd and the index's descriptor are borrowed; track as of Blob.plain().
     """
-    return Blob(lib.obd_blob_new_spans(fd, spans._hand_over()), name, track)
+    return SpansBlob(lib.obd_blob_new_spans(fd, spans._hand_over()), name, track)
 
 
 class TurboBlob(Blob):
@@ -119,6 +135,7 @@ class TurboBlob(Blob):
         """Put two blobs side by side, and keep them."""
         super().__init__(lib.obd_blob_new_turbo(meta._c, below._c), meta.name, None)
         self.meta, self.below = meta, below
+        self.guarded = meta.guarded or below.guarded
 
     def side(self, offset: int) -> tuple[Blob, int]:
         """Return whose an offset of the stream or the file is, without the bit."""
@@ -126,8 +143,9 @@ class TurboBlob(Blob):
         return blob, offset & ~TARGET_BIT
 
     def name_at(self, fault: Any) -> str:
-        """Return what a fault is about, and take the bit off."""
+        """Return what a fault is about, and take the bits off."""
         blob, fault.at = self.side(fault.at)
+        fault.block &= ~TARGET_BIT
         return blob.name
 
 

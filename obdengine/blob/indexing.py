@@ -143,7 +143,10 @@ class Indexing(io.RawIOBase):
         except BadTargetIndex as error:
             raise self._cannot_index() from error
         if not (step.used or step.made or step.ended or step.bits is not None):
-            raise BadBlock(self._name, "it is cut off", offset=self.position)
+            found = "the end of the file"
+            raise BadBlock(
+                self._name, "compressed data", offset=self.position, found=found
+            )
         self._input = self._input[step.used :]
         # Nothing is left of what was in the buffer before.
         self._output = memoryview(bytes(memoryview(self._buffer)[: step.made]))
@@ -182,7 +185,9 @@ class Indexing(io.RawIOBase):
         """Read what is behind the last member; zeros and garbage, as gzip does."""
         at, zeros = self.position - len(self._input), 0
         if self.codec == "zstd":
-            raise BadBlock(self._name, "something else follows the frames", offset=at)
+            raise BadBlock(
+                self._name, "behind the last frame", offset=at, found="something else"
+            )
         while self._input and not (rest := self._input.lstrip(b"\0")):
             zeros += len(self._input)
             self._input = b""
@@ -197,6 +202,7 @@ class Indexing(io.RawIOBase):
                 self._name,
                 "another gzip member behind zeros, where gzip does not look",
                 offset=at + zeros,
+                found="its head",
             )
         while self._more(_STEP):
             pass
@@ -210,7 +216,9 @@ class Indexing(io.RawIOBase):
         what = "frame of zstd" if self.codec == "zstd" else "block of gzip"
         return Unsupported(
             self._name,
-            f"reading cannot start within a {what}, and one of them inflates to "
-            f"more than {most}",
+            f"reading cannot start within a {what}",
+            offset=self.position,
+            expected=f"at most {most} in each",
+            found="more",
             hint="convert the layer, or compress it anew in smaller frames",
         )

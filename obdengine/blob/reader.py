@@ -153,12 +153,9 @@ class Blob:
                 raise Closed(f"{self.name}: read after close")
             try:
                 return call()
-            except _core.Absent as absent:
-                missing = absent.ranges
-            except _core.Damaged as damaged:
-                request.renew(damaged)
-                continue
-            request.bring(missing)
+            except (_core.Absent, _core.Damaged) as stop:
+                lacking = stop.lacking
+            request.get(lacking)
 
     def fetch(self, offset: int, size: int) -> None:
         """Make size bytes at offset of the source resident, and tell the core."""

@@ -50,6 +50,13 @@ class Request:
         self._asked: dict[tuple[int, int], int] = {}
         self._renewed: dict[tuple[int, int], int] = {}
 
+    def get(self, lacking: _core.Lacking) -> None:
+        """Get what the request lacks; raises as bring() and renew() do."""
+        if isinstance(lacking, _core.Damage):
+            self.renew(lacking)
+        else:
+            self.bring(lacking)
+
     def bring(self, missing: Sequence[_core.StoredRange]) -> None:
         """Fetch what is missing; raises SourceError when it does not stay."""
         remote, rounds = [], 0
@@ -75,7 +82,7 @@ class Request:
             )
         return times
 
-    def renew(self, damaged: _core.Damaged) -> None:
+    def renew(self, damaged: _core.Damage) -> None:
         """Fetch a wrong block again; raises its error when that does not help."""
         key = damaged.layer, damaged.block
         times = self._renewed[key] = self._renewed.get(key, 0) + 1

@@ -74,6 +74,11 @@ class Target(Blob):
                     self.name, "digest", expected=self.digest, found=found
                 )
 
+    def renew(self, block: int, elsewhere: int) -> None:
+        """Fetch a span again that turned out to be wrong."""
+        if isinstance(self.resident, Remote) and isinstance(self.core, _core.SpansBlob):
+            self.resident.renew(*self.core.span(block), elsewhere)
+
     def close(self) -> None:
         """Close target and index."""
         super().close()

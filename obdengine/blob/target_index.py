@@ -37,7 +37,15 @@ __all__ = ["IndexWriter", "TargetIndex", "read_index"]
 # The table is read, inflated and judged in pieces of this size.
 _STEP = 256 * KIB
 
-_HINT = "the target is another one, or was changed"
+# By codec, and whether the index is in our own version.
+_KINDS = {
+    ("gzip", False): _core.GZIP,
+    ("gzip", True): _core.MEMBERS,
+    ("zstd", False): _core.ZSTD,
+    ("zstd", True): _core.ZSTD,
+}
+
+_HINT = "it is the index over another file, or that was changed"
 
 
 class TargetIndex(NamedTuple):
@@ -70,24 +78,30 @@ def read_index(resident: Resident, target: Source) -> TargetIndex:
     if header.major == format.MAJOR_OURS and not ours:
         raise _bad(source, "extension", format.MARK, extension.mark)
     if ours and extension.codec >= len(format.CODECS):
-        raise Unsupported(source.name, "codec of the target", found=extension.codec)
+        raise Unsupported(
+            source.name,
+            "codec of the target",
+            offset=format.OFFSETS["extension"],
+            expected="0 or 1",
+            found=extension.codec,
+        )
     _judge(source, header, target)
-    kind = _core.GZIP if header.major == format.MAJOR_ONE_MEMBER else _core.MEMBERS
     codec = format.CODECS[extension.codec] if ours else format.CODECS[0]
+    members = header.major == format.MAJOR_OURS
     sums = _read_sums(source, header, extension) if ours else b""
     spans = _core.Spans(
-        _core.ZSTD if codec == "zstd" else kind,
+        _KINDS[codec, members],
         packed=header.dict_algo == format.PACKED,
         index_fd=resident.fd,
         windows_end=extension.sums_offset if ours else header.index_offset,
         size=header.stream_size,
         file_size=header.target_size,
         name=source.name,
+        table_offset=header.index_offset,
     )
     for piece in _entries(source, header):
         spans.feed(piece)
     spans.finish(sums)
-    members = header.major == format.MAJOR_OURS
     return TargetIndex(codec, members, spans, header.stream_size, bool(sums))
 
 
@@ -150,18 +164,23 @@ def _judge(source: Source, header: format.Header, target: Source) -> None:
         if getattr(header, field) < 0:
             raise _bad(source, field, "0 or more", getattr(header, field))
     if header.target_size != target.size:
-        error = _bad(source, "target_size", f"{target.size}", header.target_size)
-        error.hint = _HINT
-        raise error
+        raise _bad(source, "target_size", target.size, header.target_size, _HINT)
 
 
-def _bad(source: Source, field: str, expected: object, found: object) -> BadHeader:
+def _bad(
+    source: Source,
+    field: str,
+    expected: object,
+    found: object,
+    hint: str | None = None,
+) -> BadHeader:
     return BadHeader(
         source.name,
         f"{field} in the header",
         offset=format.OFFSETS[field],
         expected=expected,
         found=found,
+        hint=hint,
     )
 
 
@@ -174,7 +193,11 @@ def _read_sums(
         expected = f"{header.index_offset - 4 * header.entry_count}"
         what = "place of the sums"
         raise BadTargetIndex(
-            source.name, what, expected=expected, found=extension.sums_offset
+            source.name,
+            what,
+            offset=format.OFFSETS["extension"],
+            expected=expected,
+            found=extension.sums_offset,
         )
     raw = source.pread(extension.sums_offset, size)
     crc = _core.crc32c(raw)
@@ -225,10 +248,18 @@ def _table(source: Source, header: format.Header) -> Iterator[bytes]:
             except zlib.error as error:
                 raise BadTargetIndex(
                     source.name,
-                    f"the table does not inflate: {error}",
+                    "the table of points",
                     offset=header.index_offset,
+                    found=f"bytes that do not inflate: {error}",
                 ) from error
             data = inflate.unconsumed_tail
+    if packed and not inflate.eof:
+        raise BadTargetIndex(
+            source.name,
+            "the table of points",
+            offset=header.index_offset,
+            found="the end of the file before that of the table",
+        )
 
 
 class IndexWriter:

@@ -8,8 +8,7 @@ The work is in obdengine.ops.build. The new image appears when it is whole.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import click
@@ -24,11 +23,14 @@ from obdengine.cli.layers import (
     refuse_given,
 )
 from obdengine.cli.output import progress_bar
+from obdengine.cli.registry import REGISTRY_OPTIONS, registry_options, service_of
 from obdengine.errors import UsageError
 from obdengine.ops.build import DEFAULT_SIZE, BuildOptions, Built, build
+from obdengine.ops.ends import open_source, open_target
 from obdengine.ops.folder import CONFIG_NAME
 from obdengine.ops.known import KnownLayers, default_folder
 from obdengine.ops.targets import FolderTarget, StoreTarget, Target
+from obdengine.service import Service
 from obdengine.units import human_size, parse_size
 
 __all__ = ["FILE_SYSTEM_OPTIONS", "FROM_IMAGE", "make_options"]
@@ -38,7 +40,7 @@ FILE_SYSTEM_OPTIONS = ["size", "label", "journal", "features"]
 
 # A layer gets these from the image; and these make sense for one file.
 _NOT_OURS = {"uuid", "parent_uuid"}
-_OWN_OPTIONS = ["platform", "cache", "use_cache"]
+_OWN_OPTIONS = ["platform", "cache", "use_cache", "referrer", *REGISTRY_OPTIONS]
 
 _FILE_SYSTEM = (
     click.option(
@@ -80,30 +82,30 @@ def _run(job: Job) -> Facts:
     if len(job.sources) > 1:
         raise UsageError("one container image at a time")
     refuse_codec_options(job.context)
-    known = _known(job)
-    options = BuildOptions(
-        size=job.options["size"] or DEFAULT_SIZE,
-        make=make_options(job),
-        layer=layer_options(
-            **job.chosen(set(LAYER_OPTIONS) - _NOT_OURS), uuid=None, parent_uuid=None
-        ),
-        known=known,
-    )
+    service = service_of(**job.chosen(REGISTRY_OPTIONS))
+    options = _options(job, service)
     platform = job.options["platform"]
     with ExitStack() as opened, progress_bar("convert", job.progress) as show:
-        reference = oci.parse(job.sources[0])
-        store = oci.open_store(reference)
-        opened.callback(store.close)
+        store, which = open_source(job.sources, service, opened)
         image = oci.resolve_image(
-            store,
-            reference.which,
-            platform=oci.Platform.parse(platform) if platform else None,
+            store, which, platform=oci.Platform.parse(platform) if platform else None
         )
-        target = opened.enter_context(_target(job))
+        target = _target(job, service, image, opened)
         built = build(store, image, target, options=options, progress=show)
     for sentence in built.notes:
         notice(sentence)
     return _facts(job, built)
+
+
+def _options(job: Job, service: Service) -> BuildOptions:
+    layer = job.chosen(set(LAYER_OPTIONS) - _NOT_OURS)
+    return BuildOptions(
+        size=job.options["size"] or DEFAULT_SIZE,
+        make=make_options(job),
+        layer=layer_options(**layer, uuid=None, parent_uuid=None),
+        known=_known(job),
+        service=service,
+    )
 
 
 def _known(job: Job) -> KnownLayers | None:
@@ -113,26 +115,21 @@ def _known(job: Job) -> KnownLayers | None:
     return KnownLayers(job.options["cache"] or default_folder())
 
 
-@contextmanager
-def _target(job: Job) -> Iterator[Target]:
+def _target(
+    job: Job, service: Service, image: oci.ImageManifest, opened: ExitStack
+) -> Target:
     if not oci.looks_like_reference(job.target):
+        refuse_given(job.context, ["referrer"], "a folder")
         if job.target.endswith(".obd") or Path(job.target).is_file():
             raise UsageError(
                 f"{job.target}: an image has many layers",
-                hint="name a folder, which is made, or oci:DIR:TAG",
+                hint="name a folder, which is made, oci:DIR:TAG or docker://HOST/NAME",
             )
-        yield FolderTarget(Path(job.target))
-        return
-    reference = oci.parse(job.target)
-    if reference.digest:
-        raise UsageError(f"{job.target}: the digest of an image follows from it")
-    with ExitStack() as opened:
-        store = oci.open_store(reference, create=True)
-        opened.callback(store.close)
-        folder = Path(reference.path)
-        if not folder.is_dir():
-            folder = Path(opened.enter_context(tempfile.TemporaryDirectory()))
-        yield StoreTarget(store, reference.which, folder)
+        return FolderTarget(Path(job.target))
+    store, which = open_target(job.target, service, opened)
+    folder = Path(oci.parse(job.target).path or tempfile.gettempdir())
+    subject = image.descriptor if job.options["referrer"] else None
+    return StoreTarget(store, which, folder, subject=subject)
 
 
 def _facts(job: Job, built: Built) -> Facts:
@@ -177,5 +174,11 @@ FROM_IMAGE = Converter(
             flag_value=False,
             help="Convert every layer, also one that was converted before.",
         ),
+        click.option(
+            "--referrer",
+            is_flag=True,
+            help="Make the new image refer to the one that it is made from.",
+        ),
+        registry_options,
     ),
 )

@@ -38,7 +38,7 @@ from obdengine.ops.disks import RawDisk, looks_like_image
 from obdengine.ops.layer_file import LayerOptions, Written
 from obdengine.ops.resolve import is_remote
 
-__all__ = ["TO_LAYER", "TO_RAW", "is_stack", "open_stack", "refuse_streams"]
+__all__ = ["TO_LAYER", "TO_RAW", "is_stack", "odd_size", "open_stack", "refuse_streams"]
 
 
 def is_stack(job: Job) -> bool:
@@ -106,12 +106,18 @@ def _to_layer(job: Job) -> Facts:
 def _notices(
     source: RawDisk | Device, options: LayerOptions, written: Written
 ) -> Iterator[str]:
-    if isinstance(source, RawDisk) and source.size != source.file_size:
-        yield (
-            f"{source.name}: {source.file_size} bytes are not whole sectors, "
-            f"the disk has {source.size}, the last ones zero"
-        )
+    if isinstance(source, RawDisk):
+        yield from odd_size(source)
     yield from notices(options, written)
+
+
+def odd_size(disk: RawDisk) -> Iterator[str]:
+    """Yield what is to be said of a disk that is no whole sectors."""
+    if disk.size != disk.file_size:
+        yield (
+            f"{disk.name}: {disk.file_size} bytes are not whole sectors, "
+            f"the disk has {disk.size}, the last ones zero"
+        )
 
 
 def open_stack(stack: ExitStack, image: Sequence[str], target: str) -> Device:

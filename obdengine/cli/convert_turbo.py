@@ -8,8 +8,7 @@ The work is in obdengine.ops.turbo_build. The new image appears when it is whole
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import click
@@ -17,14 +16,20 @@ import click
 from obdengine import oci
 from obdengine.cli.convert_image import FILE_SYSTEM_OPTIONS, make_options
 from obdengine.cli.convert_job import Converter, Facts, Job
-from obdengine.cli.layers import notice
+from obdengine.cli.layers import notice, refuse_given
 from obdengine.cli.output import progress_bar
+from obdengine.cli.registry import REGISTRY_OPTIONS, service_of
 from obdengine.errors import UsageError
+from obdengine.ops.ends import open_source, open_target
 from obdengine.ops.folder import CONFIG_NAME
 from obdengine.ops.turbo_build import TurboBuilt, TurboOptions, build_turbo
 from obdengine.ops.turbo_targets import TurboFolder, TurboStore, TurboTarget
+from obdengine.service import Service
 
 __all__ = ["TO_TURBO"]
+
+
+_OWN_OPTIONS = ["turbo", "platform", "referrer"]
 
 
 def _is_turbo(job: Job) -> bool:
@@ -39,46 +44,38 @@ def _run(job: Job) -> Facts:
             f"{job.sources[0]}: --turbo is for a container image",
             hint="name it as oci:DIR:TAG, or as the archive that it is in",
         )
+    service = service_of(**job.chosen(REGISTRY_OPTIONS))
     size, platform = job.options["size"], job.options["platform"]
     options = TurboOptions(make=make_options(job))
     if size:
         options = TurboOptions(size, options.make)
     with ExitStack() as opened, progress_bar("convert", job.progress) as show:
-        reference = oci.parse(job.sources[0])
-        store = oci.open_store(reference)
-        opened.callback(store.close)
+        store, which = open_source(job.sources, service, opened)
         image = oci.resolve_image(
-            store,
-            reference.which,
-            platform=oci.Platform.parse(platform) if platform else None,
+            store, which, platform=oci.Platform.parse(platform) if platform else None
         )
-        target = opened.enter_context(_target(job))
+        target = _target(job, service, image, opened)
         built = build_turbo(store, image, target, options=options, progress=show)
     for sentence in built.notes:
         notice(sentence)
     return _facts(job, built)
 
 
-@contextmanager
-def _target(job: Job) -> Iterator[TurboTarget]:
+def _target(
+    job: Job, service: Service, image: oci.ImageManifest, opened: ExitStack
+) -> TurboTarget:
     if not oci.looks_like_reference(job.target):
+        refuse_given(job.context, ["referrer"], "a folder")
         if Path(job.target).is_file():
             raise UsageError(
                 f"{job.target}: an image has many layers",
-                hint="name a folder, which is made, or oci:DIR:TAG",
+                hint="name a folder, which is made, oci:DIR:TAG or docker://HOST/NAME",
             )
-        yield TurboFolder(Path(job.target))
-        return
-    reference = oci.parse(job.target)
-    if reference.digest:
-        raise UsageError(f"{job.target}: the digest of an image follows from it")
-    with ExitStack() as opened:
-        store = oci.open_store(reference, create=True)
-        opened.callback(store.close)
-        folder = Path(reference.path)
-        if not folder.is_dir():
-            folder = Path(opened.enter_context(tempfile.TemporaryDirectory()))
-        yield TurboStore(store, reference.which, folder)
+        return TurboFolder(Path(job.target))
+    store, which = open_target(job.target, service, opened)
+    folder = Path(oci.parse(job.target).path or tempfile.gettempdir())
+    subject = image.descriptor if job.options["referrer"] else None
+    return TurboStore(store, which, folder, subject=subject)
 
 
 def _facts(job: Job, built: TurboBuilt) -> Facts:
@@ -107,7 +104,7 @@ TO_TURBO = Converter(
     name="--turbo",
     matches=_is_turbo,
     run=_run,
-    takes=frozenset({"turbo", "platform", *FILE_SYSTEM_OPTIONS}),
+    takes=frozenset({*_OWN_OPTIONS, *FILE_SYSTEM_OPTIONS, *REGISTRY_OPTIONS}),
     options=(
         click.option(
             "--turbo",

@@ -191,6 +191,8 @@ def _local_level(job: Job, stack: ExitStack) -> Level:
         refuse_overwriting(job.target, job.sources)
         sure = job.source_format is not None
         disk = stack.enter_context(RawDisk(job.sources[0], any_content=sure))
+        for sentence in local.odd_size(disk):
+            notice(sentence)
 
     @contextmanager
     def open_(_whole: bool) -> Iterator[Disk]:

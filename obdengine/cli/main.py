@@ -129,6 +129,18 @@ def _copy() -> click.Command:
     return copy
 
 
+def _cache() -> click.Command:
+    from obdengine.cli.cache import cache
+
+    return cache
+
+
+def _trace() -> click.Command:
+    from obdengine.cli.trace import trace
+
+    return trace
+
+
 def _doctor() -> click.Command:
     from obdengine.cli.doctor import doctor
 
@@ -152,6 +164,8 @@ class _Commands(click.Group):
         "push": _push,
         "pull": _pull,
         "copy": _copy,
+        "cache": _cache,
+        "trace": _trace,
         "doctor": _doctor,
     }
 

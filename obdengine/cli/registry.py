@@ -27,36 +27,36 @@ REGISTRY_OPTIONS = [
 _ATTEMPTS = 6
 
 
+_OPTIONS = [
+    click.option(
+        "--authfile",
+        type=click.Path(path_type=Path),
+        metavar="PATH",
+        help="Credentials, in place of docker's and containers' files.",
+    ),
+    click.option(
+        "--cert-dir",
+        type=click.Path(path_type=Path),
+        metavar="DIR",
+        help="Certificates: DIR/HOST[:PORT]/*.crt, *.cert, *.key.",
+    ),
+    click.option(
+        "--insecure", is_flag=True, help="Do not verify certificates of servers."
+    ),
+    click.option("--plain-http", is_flag=True, help="Speak without TLS."),
+    click.option("--parallel", type=click.IntRange(1, 64), help="Blobs at once (4)."),
+    click.option(
+        "--deadline",
+        type=click.FloatRange(1),
+        metavar="SECONDS",
+        help="How long one request may take, with all its tries (60).",
+    ),
+]
+
+
 def registry_options(command: _Command) -> _Command:
     """Give a command the options for service_of()."""
-    options = [
-        click.option(
-            "--authfile",
-            type=click.Path(path_type=Path),
-            metavar="PATH",
-            help="Credentials, in place of docker's and containers' files.",
-        ),
-        click.option(
-            "--cert-dir",
-            type=click.Path(path_type=Path),
-            metavar="DIR",
-            help="Certificates: DIR/HOST[:PORT]/*.crt, *.cert, *.key.",
-        ),
-        click.option(
-            "--insecure", is_flag=True, help="Do not verify certificates of servers."
-        ),
-        click.option("--plain-http", is_flag=True, help="Speak without TLS."),
-        click.option(
-            "--parallel", type=click.IntRange(1, 64), help="Blobs at once (4)."
-        ),
-        click.option(
-            "--deadline",
-            type=click.FloatRange(1),
-            metavar="SECONDS",
-            help="How long one request may take, with all its tries (60).",
-        ),
-    ]
-    for option in reversed(options):
+    for option in reversed(_OPTIONS):
         command = option(command)
     return command
 
@@ -75,21 +75,18 @@ def service_of(
     settings = service.registry
     http = settings.http
     everybody = frozenset({"*"})
+    folders = http.cert_folders
     http = replace(
         http,
         attempts=http.attempts or _ATTEMPTS,
         deadline=deadline or http.deadline,
-        cert_folders=(cert_dir, *http.cert_folders) if cert_dir else http.cert_folders,
+        cert_folders=(cert_dir, *folders) if cert_dir else folders,
         insecure=everybody if insecure else http.insecure,
         plain_http=everybody if plain_http else http.plain_http,
     )
     credentials = settings.credentials
     if authfile:
         credentials = oci.DockerConfig(authfile, needed=True)
-    settings = replace(
-        settings,
-        http=http,
-        credentials=credentials,
-        parallel=parallel or settings.parallel,
-    )
+    parallel = parallel or settings.parallel
+    settings = replace(settings, http=http, credentials=credentials, parallel=parallel)
     return replace(service, registry=settings)

@@ -2,9 +2,8 @@
 """
 serve - `obd serve`: an image as an NBD export, for as long as it is wanted.
 
-It starts nbdkit with the plugin, or the export of our own (cli/export.py), waits
-and stops it again. With a COMMAND it is wanted until the command ends, without one
-until a signal comes.
+It only starts nbdkit with the plugin, waits and stops it again. With a COMMAND
+it is wanted until the command ends, without one until a signal comes.
 """
 
 from __future__ import annotations
@@ -34,11 +33,12 @@ from obdengine.cli.images import layer_files
 from obdengine.device import Device
 from obdengine.errors import ObdError, UsageError
 from obdengine.layer import UpperOptions
+from obdengine.ops.background import Serving
 from obdengine.ops.folder import CONFIG_NAME
 from obdengine.ops.resolve import absolute
 from obdengine.units import parse_size
 
-__all__ = ["serve"]
+__all__ = ["SplitCommand", "run_served", "serve"]
 
 # nbdkit waits for clients that went away in mid-request; nobody else does. But
 # what was written last is made durable first, on a disk that may be slow.
@@ -101,15 +101,18 @@ class _Writing(NamedTuple):
         if not self.wanted and (self.max_size, self.garbage) != (None, None):
             raise UsageError("--max-size and --garbage go with --upper or --read-write")
 
-    def open(self, image: Sequence[str]) -> Device:
-        """Open the image as it is to be served; it must be on this machine."""
-        layer_files(image)
+    def open(
+        self, image: Sequence[str], service: Path | None, serving: Serving | None
+    ) -> Device:
+        """Open the image as it is to be served."""
         return obdengine.open(
             list(image),
             readonly=not self.wanted,
             upper=self.upper,
             form=self.form or "append",
             options=UpperOptions(self.max_size, self.garbage),
+            service=service,
+            serving=serving,
         )
 
     def config_of(self, image: Sequence[str]) -> Path:
@@ -130,10 +133,15 @@ class _Writing(NamedTuple):
         return [*said, "readonly=false"] if self.wanted else said
 
 
-class _Split(click.Command):
+# Options that are paths, and keys of the plugin.
+_PATHS = ("control", "service", "trace", "record")
+
+
+class SplitCommand(click.Command):
     """A command whose words after "--" are not its own."""
 
     def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
+        """Take the words after "--" away, as the context's object."""
         own, command = args, []
         if "--" in args:
             at = args.index("--")
@@ -145,7 +153,9 @@ class _Split(click.Command):
 
 
 @click.command(
-    cls=_Split, options_metavar="[OPTIONS]", epilog="See obd(1) for what COMMAND gets."
+    cls=SplitCommand,
+    options_metavar="[OPTIONS]",
+    epilog="See obd(1) for what COMMAND gets.",
 )
 @click.argument("image", nargs=-1, required=True, metavar="IMAGE... [-- COMMAND...]")
 @click.option(
@@ -193,6 +203,24 @@ class _Split(click.Command):
     metavar="SOCKET",
     help="Take orders on this unix socket, as of `obd snapshot`.",
 )
+@click.option(
+    "--service",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="overlaybd's overlaybd.json: cache, registries, prefetch, download.",
+)
+@click.option(
+    "--trace",
+    type=click.Path(path_type=Path),
+    metavar="TRACE",
+    help="Have here what this trace says before it is read.",
+)
+@click.option(
+    "--record",
+    type=click.Path(path_type=Path),
+    metavar="TRACE",
+    help="Record what is read to this file.",
+)
 @click.pass_obj
 def serve(
     command: tuple[str, ...],
@@ -204,7 +232,6 @@ def serve(
     name: str,
     engine: str,
     threads: int | None,
-    control: Path | None,
     **options: Any,
 ) -> int:
     """Serve an image over NBD, read-only unless an upper is asked for.
@@ -212,20 +239,19 @@ def serve(
     With COMMAND, run that with $uri and $unixsocket set, and end with it.
     """
     _check(socket, port, bind, threads if engine == "native" else None)
+    paths = {key: options.pop(key) for key in _PATHS}
     writing = _Writing(**options)
     writing.check()
     with ExitStack() as stack:
-        # Here, what is wrong with the image gets its own exit code.
-        device = stack.enter_context(writing.open(image))
         socket = _place(socket, port, stack)
         address = _Address(socket, bind or "127.0.0.1", port or 0, name)
         running: AbstractContextManager[subprocess.Popen[bytes] | None]
         if engine == "native":
-            running = _natively(address, device, control, writing.config_of(image))
+            running = _natively(address, writing, image, paths)
         else:
-            device.close()
-            keys = [*_image_keys(image), *writing.keys, *_more_keys(name, control)]
-            running = _running(address, threads, keys, writing.wanted)
+            keys = _keys(writing, image, {"export": name, **paths})
+            nbdkit_options = ["--threads", str(threads)] if threads else []
+            running = _running(address, nbdkit_options, keys, writing.wanted)
         server = stack.enter_context(running)
         return _run(command, address) if command else _wait(server, address)
 
@@ -242,23 +268,53 @@ def _check(
         raise UsageError("--bind goes with --port")
 
 
+@contextmanager
 def _natively(
-    address: _Address, device: Device, control: Path | None, config: Path
-) -> AbstractContextManager[None]:
-    """Return the export of our own as a context."""
-    export = Export(address.socket, address.host, address.port, address.name)
-    return export.served(device, control, config)
+    address: _Address,
+    writing: _Writing,
+    image: Sequence[str],
+    paths: dict[str, Path | None],
+) -> Iterator[None]:
+    """Serve by the export of our own for the block."""
+    serving = Serving(paths["trace"], paths["record"])
+    with writing.open(image, paths["service"], serving) as device:
+        export = Export(address.socket, address.host, address.port, address.name)
+        with export.served(device, paths["control"], writing.config_of(image)):
+            yield
+
+
+def _keys(writing: _Writing, image: Sequence[str], more: dict[str, Any]) -> list[str]:
+    """Return what the plugin is told, once the image has been opened here.
+
+    What is wrong with it gets its own exit code that way.
+    """
+    keys = [*_image_keys(image), *writing.keys]
+    writing.open(image, more["service"], None).close()
+    for key, value in more.items():
+        if value:
+            where = value.absolute() if isinstance(value, Path) else value
+            keys.append(f"{key}={where}")
+    return keys
+
+
+def run_served(image: Sequence[str], command: Sequence[str], keys: list[str]) -> int:
+    """Serve an image, read-only, for as long as command runs; return its code.
+
+    keys: what the plugin is told besides.
+    """
+    obdengine.open(list(image)).close()
+    with ExitStack() as stack:
+        socket = _place(None, None, stack)
+        address = _Address(socket, "127.0.0.1", 0, "")
+        running = _running(address, [], [*_image_keys(image), *keys], False)
+        server = stack.enter_context(running)
+        return _run(command, address) if command else _wait(server, address)
 
 
 def _image_keys(image: Sequence[str]) -> list[str]:
-    """Return what names the image to the plugin."""
+    """Return what names the image to the plugin, once it is known to be one."""
+    layer_files(image)
     return [f"config={absolute(word)}" for word in image]
-
-
-def _more_keys(name: str, control: Path | None) -> list[str]:
-    """Return what else the plugin is told."""
-    keys = [f"export={name}"] if name else []
-    return [*keys, f"control={control.absolute()}"] if control else keys
 
 
 def _place(socket: Path | None, port: int | None, stack: ExitStack) -> Path | None:
@@ -290,10 +346,9 @@ def _is_alive(path: Path) -> bool:
 
 @contextmanager
 def _running(
-    address: _Address, threads: int | None, keys: Sequence[str], writing: bool
+    address: _Address, options: Sequence[str], keys: Sequence[str], writing: bool
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Yield an nbdkit that takes connections; it is stopped at the end."""
-    options = ["--threads", str(threads)] if threads else []
     with tempfile.TemporaryDirectory(prefix="obd-") as folder:
         # nbdkit writes its pid when it is ready: a FIFO makes that an event.
         ready = Path(folder, "pid")

@@ -153,8 +153,10 @@ class Device:
             self._recorder.note(core, offset, memoryview(buffer).nbytes)
         try:
             return core.pread_into(offset, buffer)
-        except (_core.Absent, _core.Damaged) as lacking:
-            return self._again(lacking, lambda: core.pread_into(offset, buffer))
+        except (_core.Absent, _core.Damaged) as stop:
+            lacking = stop.lacking
+        # Not above: an error must not hold what holds the caller's buffer.
+        return self._again(lacking, lambda: core.pread_into(offset, buffer))
 
     def cache(self, offset: int, length: int) -> None:
         """Bring the bytes that a range is made from to this machine."""
@@ -227,9 +229,10 @@ class Device:
             if self.readonly:
                 raise self._read_only()
             try:
-                call(core)
-            except (_core.Absent, _core.Damaged) as lacking:
-                self._again(lacking, lambda: call(core))
+                return call(core)
+            except (_core.Absent, _core.Damaged) as stop:
+                lacking = stop.lacking
+            return self._again(lacking, lambda: call(core))
 
     # -- What goes along with it
 
@@ -328,22 +331,17 @@ class Device:
 
     # -- Below
 
-    def _again(
-        self, lacking: _core.Absent | _core.Damaged, call: Callable[[], None]
-    ) -> None:
+    def _again(self, lacking: _core.Lacking, call: Callable[[], None]) -> None:
         """Get what call() lacked, and call again, as often as that helps."""
         request = Request(self.layers)
-        found: _core.Absent | _core.Damaged | None = lacking
-        while found:
-            if isinstance(found, _core.Damaged):
-                request.renew(found)
-            else:
-                request.bring(found.ranges)
+        found: _core.Lacking | None = lacking
+        while found is not None:
+            request.get(found)
             try:
                 call()
                 found = None
             except (_core.Absent, _core.Damaged) as next_one:
-                found = next_one
+                found = next_one.lacking
 
     def _check_range(self, offset: int, length: int) -> None:
         if offset < 0 or length < 0 or offset + length > self.size:

@@ -30,7 +30,7 @@ from obdengine.ext4.volume import (
     open_volume,
     type_of,
 )
-from obdengine.units import MIB, human_size, round_up
+from obdengine.units import MIB, SECTOR, human_size, round_up
 
 __all__ = ["TIME", "Applied", "ApplyOptions", "Mapped", "apply_layer"]
 
@@ -252,8 +252,8 @@ class _Applier:
 
     def _file(self, member: Member, a: Attributes) -> int:
         volume = self._volume
-        if self._map_data and member.size:
-            return self._map(member, a)
+        if self._map_data and member.size and (places := self._places(member)):
+            return self._map(member, a, places)
         if member.pieces is None:
             first = next(self._reader.data(volume.block_size), memoryview(b""))
             if len(first) == member.size:
@@ -291,20 +291,30 @@ class _Applier:
                 offset, length = offset + len(part), length - len(part)
                 data = data[len(part) :]
 
-    def _map(self, member: Member, a: Attributes) -> int:
-        """Give blocks to data that stays in the tar."""
-        volume, unit = self._volume, self._volume.block_size
+    def _places(self, member: Member) -> list[tuple[int, int, int]]:
+        """Return (offset in the file, bytes, offset in the tar) of the data.
+
+        Nothing when it cannot stay in the tar, as blocks are made of sectors.
+        """
         pieces = member.pieces
         if pieces is None:
             pieces = [(0, member.size)]
-        ino = volume.begin_file(a)
         at, places = member.data_offset, []
         for offset, length in pieces:
-            if offset % unit or at % 512:
-                raise PathError("a sparse file whose pieces are not on blocks")
-            volume.reserve_file(offset, length)
+            if offset % self._volume.block_size or at % SECTOR:
+                return []
             places.append((offset, length, at))
             at += length
+        return places
+
+    def _map(
+        self, member: Member, a: Attributes, places: list[tuple[int, int, int]]
+    ) -> int:
+        """Give blocks to data that stays in the tar."""
+        volume = self._volume
+        ino = volume.begin_file(a)
+        for offset, length, _ in places:
+            volume.reserve_file(offset, length)
         self._end(member)
         runs = list(volume.runs(ino))
         for offset, length, where in places:

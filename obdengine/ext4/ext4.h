@@ -144,7 +144,7 @@ extern void obd_ext4_abandon(struct obd_ext4 *f);
 extern void obd_ext4_facts(const struct obd_ext4 *f,
                            struct obd_ext4_facts *facts);
 
-/* Set what mke2fs takes from the machine it runs on. */
+/* Set what mke2fs takes from the machine it runs on, in all copies. */
 extern errcode_t obd_ext4_normalize(struct obd_ext4 *f);
 
 extern const char *obd_ext4_message(errcode_t code);

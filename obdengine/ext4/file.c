@@ -103,7 +103,8 @@ obd_ext4_map(struct obd_ext4 *f, uint32_t ino, struct ext2_inode_large *inode,
         blocks += runs[i].count;
         fits = fits && runs[i].count <= MAX_RUN;
     }
-    error = ext2fs_iblk_set(f->fs, small, blocks);
+    /* A new directory may have a block of extended attributes already. */
+    error = ext2fs_iblk_add_blocks(f->fs, small, blocks);
     if (error)
         return error;
     if (extents) {

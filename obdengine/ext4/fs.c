@@ -135,6 +135,7 @@ obd_ext4_normalize(struct obd_ext4 *f)
     s->s_flags &= ~(__u32)(EXT2_FLAGS_SIGNED_HASH | EXT2_FLAGS_UNSIGNED_HASH);
     s->s_flags |= EXT2_FLAGS_SIGNED_HASH;
     s->s_kbytes_written = 0;
+    f->fs->flags &= ~EXT2_FLAG_MASTER_SB_ONLY;
     ext2fs_mark_super_dirty(f->fs);
     return 0;
 }

@@ -25,6 +25,7 @@ from typing import NoReturn, Protocol
 from urllib.parse import unquote_to_bytes
 
 from obdengine.errors import BadTar
+from obdengine.ext4.acl import from_text
 from obdengine.units import KIB, MIB
 
 __all__ = ["Member", "Stream", "TarReader"]
@@ -382,10 +383,19 @@ class TarReader:
                 member.xattrs.setdefault(name, self._decoded(value))
             elif key.startswith(b"GNU.sparse."):
                 self._sparse_record(key[11:], value, sparse)
+            elif key in _ACLS:
+                self._acl(member, key, value)
             elif setter := _SETTERS.get(key):
                 setter(self, member, value)
         if sparse.name is not None:
             member.name = sparse.name
+
+    def _acl(self, member: Member, key: bytes, value: bytes) -> None:
+        found = from_text(value)
+        if found is None:
+            member.xattrs[key] = value  # for whoever puts it down to notice
+        elif found:
+            member.xattrs.setdefault(_ACLS[key], found)
 
     def _decoded(self, value: bytes) -> bytes:
         try:
@@ -532,6 +542,10 @@ class _Sparse:
 
 _SCHILY = b"SCHILY.xattr."
 _LIBARCHIVE = b"LIBARCHIVE.xattr."
+_ACLS = {
+    b"SCHILY.acl.access": b"system.posix_acl_access",
+    b"SCHILY.acl.default": b"system.posix_acl_default",
+}
 _SETTERS: dict[bytes, Callable[[TarReader, Member, bytes], None]] = {
     b"path": TarReader._set_name,
     b"linkpath": TarReader._set_target,

@@ -206,6 +206,8 @@ class Volume:
         """Forget it without writing."""
         pointer, self._c = self._c, ffi.NULL
         lib.obd_ext4_abandon(pointer)
+        # The handle is a circle, in which the disk would stay open.
+        self._handle = self._core = None
 
     def normalize(self) -> None:
         """Set what mke2fs takes from the machine that it runs on."""

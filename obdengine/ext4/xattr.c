@@ -69,12 +69,13 @@ obd_ext4_xattrs(struct obd_ext4 *f, uint32_t ino, uint8_t **out, size_t *n)
 {
     struct packed p = { NULL, 0, 0, 0 };
     struct ext2_xattr_handle *h;
-    errcode_t error = open_handle(f, ino, &h);
+    errcode_t error;
 
     *out = NULL;
     *n = 0;
+    error = open_handle(f, ino, &h);
     if (error)
-        return error;
+        return error == EXT2_ET_MISSING_EA_FEATURE ? 0 : error;
     error = ext2fs_xattrs_iterate(h, pack_one, &p);
     ext2fs_xattrs_close(&h);
     error = error ? error : p.error;
@@ -148,6 +149,8 @@ obd_ext4_set_xattrs(struct obd_ext4 *f, uint32_t ino, const uint8_t *packed,
     struct ext2_xattr_handle *h;
     errcode_t error = open_handle(f, ino, &h);
 
+    if (error == EXT2_ET_MISSING_EA_FEATURE && !n)
+        return 0;
     if (error)
         return error;
     error = remove_all(h);

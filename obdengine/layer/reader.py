@@ -142,7 +142,10 @@ class Layer:
 
     def renew(self, block: int, elsewhere: int) -> None:
         """Fetch a block again that turned out to be wrong."""
-        self.blob.renew(block, elsewhere)
+        if self.target and block & _core.TARGET_BIT:
+            self.target.renew(block & ~_core.TARGET_BIT, elsewhere)
+        else:
+            self.blob.renew(block, elsewhere)
 
     def __repr__(self) -> str:
         """Name the layer, for a person who debugs."""

@@ -22,8 +22,10 @@ from obdengine.oci.credentials import (
     repository_of,
 )
 from obdengine.oci.image import (
+    FoundManifest,
     ImageManifest,
     Platform,
+    find_manifest,
     host_platform,
     read_blob,
     resolve_image,
@@ -43,10 +45,13 @@ from obdengine.oci.reference import (
 from obdengine.oci.registry import RegistryStore, open_registry
 from obdengine.oci.settings import RegistrySettings
 from obdengine.oci.store import Store
+from obdengine.source.hosts import HttpSettings
 
 __all__ = [
     "open_store",
     "resolve_image",
+    "find_manifest",
+    "FoundManifest",
     "parse",
     "Reference",
     "Store",
@@ -64,6 +69,7 @@ __all__ = [
     "KeepingStore",
     "REGISTRY",
     "RegistrySettings",
+    "HttpSettings",
     "Client",
     "Credentials",
     "Credential",

@@ -23,7 +23,7 @@ from urllib.request import parse_http_list
 
 from obdengine.errors import AccessDenied, BadAnswer, SourceError
 from obdengine.oci.credentials import Credential, Credentials
-from obdengine.source.hosts import judge_url, origin_of, shown, speaks_plain
+from obdengine.source.hosts import judge_answer, origin_of, shown, speaks_plain
 from obdengine.source.transport import Transport
 
 __all__ = ["Challenge", "RegistryAuth", "challenges_of"]
@@ -198,7 +198,10 @@ class RegistryAuth:
         glue = "&" if "?" in realm else "?"
         address = f"{realm}{glue}{urlencode(query, quote_via=quote, safe=':,/')}"
         auth = _Fixed(credential.basic())
-        return self._transport.request("GET", address, auth=auth, end=end).body
+        reply = self._transport.request(
+            "GET", address, auth=auth, end=end, mirrors=False
+        )
+        return reply.body
 
     def _by_identity(
         self,
@@ -250,7 +253,7 @@ def _judge_realm(challenge: Challenge, url: str) -> str:
     realm = challenge.parameters.get("realm", "")
     if not realm:
         raise BadAnswer(f"{shown(url)}: wants a token, and does not say from where")
-    return judge_url(urljoin(url, realm))
+    return judge_answer(url, urljoin(url, realm))
 
 
 def _covers(known: str, scope: str) -> bool:

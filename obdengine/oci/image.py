@@ -33,7 +33,15 @@ from obdengine.oci.manifest import (
 )
 from obdengine.oci.store import Store
 
-__all__ = ["ImageManifest", "Platform", "host_platform", "read_blob", "resolve_image"]
+__all__ = [
+    "FoundManifest",
+    "ImageManifest",
+    "Platform",
+    "find_manifest",
+    "host_platform",
+    "read_blob",
+    "resolve_image",
+]
 
 # Indexes in indexes: one is usual, in a layout two.
 _MAX_DEPTH = 5
@@ -141,13 +149,44 @@ def resolve_image(
     image needs no choice. Raises UsageError when there is none for the
     platform, BadManifest, Unsupported, and what the store raises.
     """
+    found = find_manifest(store, which, platform=platform)
+    config_raw = read_blob(store, found.manifest.config)
+    name = f"{store.name}: {found.manifest.config.digest}"
+    config = Configuration.parse(config_raw, name)
+    if len(config.diff_ids) != len(found.manifest.layers):
+        raise BadManifest(
+            f"{store.name}: {found.descriptor.digest}",
+            "number of layers",
+            expected=f"{len(config.diff_ids)}, as diff_ids in the configuration",
+            found=len(found.manifest.layers),
+        )
+    return ImageManifest(*found, config_raw, config)
+
+
+class FoundManifest(NamedTuple):
+    """The manifest of an image, its descriptor and its bytes."""
+
+    descriptor: Descriptor
+    raw: bytes
+    manifest: Manifest
+
+
+def find_manifest(
+    store: Store, which: str | None, *, platform: Platform | None = None
+) -> FoundManifest:
+    """Return the manifest of the image that which is in store.
+
+    As resolve_image(), for who needs no configuration: it saves a question.
+    """
     descriptor, raw = store.manifest(which)
     for _ in range(_MAX_DEPTH):
         name = f"{store.name}: {descriptor.digest}"
         if media_type_of(parse(raw, name), name, descriptor.media_type) not in (
             words.INDEXES
         ):
-            return _image(store, name, descriptor, raw)
+            manifest = Manifest.parse(raw, name, descriptor.media_type)
+            _judge_kind(name, manifest)
+            return FoundManifest(descriptor, raw, manifest)
         index = Index.parse(raw, name, descriptor.media_type)
         chosen = _choose(name, index, platform)
         descriptor, raw = store.manifest(chosen.digest)
@@ -199,10 +238,7 @@ def _platform_of(entry: Descriptor) -> Platform:
     return Platform(*(value if isinstance(value, str) else "" for value in values))
 
 
-def _image(
-    store: Store, name: str, descriptor: Descriptor, raw: bytes
-) -> ImageManifest:
-    manifest = Manifest.parse(raw, name, descriptor.media_type)
+def _judge_kind(name: str, manifest: Manifest) -> None:
     if manifest.config.media_type not in words.CONFIGS:
         raise Unsupported(
             name,
@@ -210,13 +246,3 @@ def _image(
             expected="the configuration of an image",
             found=manifest.artifact_type or manifest.config.media_type,
         )
-    config_raw = read_blob(store, manifest.config)
-    config = Configuration.parse(config_raw, f"{store.name}: {manifest.config.digest}")
-    if len(config.diff_ids) != len(manifest.layers):
-        raise BadManifest(
-            name,
-            "number of layers",
-            expected=f"{len(config.diff_ids)}, as diff_ids in the configuration",
-            found=len(manifest.layers),
-        )
-    return ImageManifest(descriptor, raw, manifest, config_raw, config)

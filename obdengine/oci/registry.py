@@ -38,7 +38,7 @@ from obdengine.oci.manifest import (
 from obdengine.oci.reference import REGISTRY, Reference
 from obdengine.oci.settings import RegistrySettings
 from obdengine.oci.store import OpenStream, Progress
-from obdengine.oci.upload import Upload
+from obdengine.oci.upload import Forgotten, Upload
 from obdengine.source.hosts import origin_of, shown
 from obdengine.source.http import HttpSource, HttpStream
 from obdengine.source.transport import Reply
@@ -57,6 +57,9 @@ _ACCEPT = ", ".join(
 # Names of tags that one answer may have, and answers that are asked for.
 _TAGS_AT_ONCE = 1000
 _MAX_PAGES = 1000
+
+# How often an upload is begun that its registry then forgets.
+_UPLOADS = 3
 
 _NEXT = re.compile(r"<([^>]*)>\s*;.*\brel=\"?next\b")
 
@@ -178,10 +181,17 @@ class RegistryStore:
     ) -> None:
         """Store a blob, verified, unless it is there (see Store)."""
         self._may_write = True
-        if not self.has_blob(descriptor):
+        for left in reversed(range(_UPLOADS)):
+            if self.has_blob(descriptor):
+                break
             start = self._ask("POST", "/blobs/uploads/", expect=(202,))
-            Upload(self, descriptor, start).send(open_stream, progress)
-        elif progress:
+            try:
+                Upload(self, descriptor, start).send(open_stream, progress)
+                return
+            except Forgotten:
+                if not left:
+                    raise
+        if progress:
             progress(descriptor.size, descriptor.size)
 
     def mount_blob(self, descriptor: Descriptor, from_repository: str) -> bool:
@@ -285,6 +295,8 @@ class RegistryStore:
             auth=self.auth(),
             expect=expect,
             limit=MAX_DOCUMENT,
+            # What is written is not in a mirror yet.
+            mirrors=not self._may_write,
         )
 
 

@@ -23,16 +23,20 @@ from obdengine.oci.client import Client
 from obdengine.oci.digest import DigestReader
 from obdengine.oci.manifest import Descriptor
 from obdengine.oci.store import OpenStream, Progress
-from obdengine.source.hosts import Place, judge_url
+from obdengine.source.hosts import Place, judge_answer
 from obdengine.source.patience import Passing, Patience
 from obdengine.source.transport import Answer, Reply
 
-__all__ = ["Repository", "Upload"]
+__all__ = ["Forgotten", "Repository", "Upload"]
 
 _RANGE = re.compile(r"(?:bytes=)?0-(\d{1,19})")
 
 # Pieces are no larger, whatever a registry wants.
 _MAX_PIECE = 1 << 30
+
+
+class Forgotten(SourceError):
+    """The registry knows nothing of the upload any more: it must begin anew."""
 
 
 class Repository(Protocol):
@@ -145,9 +149,10 @@ class Upload:
                 self._location,
                 auth=self._repository.auth(),
                 expect=(204, 202, 200),
+                mirrors=False,
             )
         except SourceMissing as error:
-            raise SourceError(
+            raise Forgotten(
                 f"{self._name}: the registry has forgotten the upload"
             ) from error
         self._moved(reply.url, reply.headers.get("Location", ""))
@@ -190,7 +195,8 @@ class Upload:
 
     def _moved(self, url: str, location: str) -> None:
         if location:
-            self._location = judge_url(_upgraded(url, urljoin(url, location)))
+            target = _upgraded(url, urljoin(url, location))
+            self._location = judge_answer(url, target)
         elif not self._location:
             raise BadAnswer(f"{self._name}: the registry does not say where to send it")
 

@@ -58,6 +58,9 @@ class _State:
             work(blob, lambda done, _total: self._show(blob, done))
         except _Stopped:
             return
+        except BaseException:
+            self.stop.set()
+            raise
         with self._lock:
             self._positions[blob.digest] = blob.size
             self._tell()

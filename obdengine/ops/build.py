@@ -13,7 +13,6 @@ again. The new image appears when it is whole.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -35,6 +34,7 @@ from obdengine.ops.layer_file import LayerOptions, Written
 from obdengine.ops.stacking import Stacking
 from obdengine.ops.targets import Made, Target
 from obdengine.segment import MAX_LAYERS
+from obdengine.service import Service
 from obdengine.units import GIB
 
 __all__ = ["BuildOptions", "Built", "DEFAULT_SIZE", "build"]
@@ -57,12 +57,14 @@ class BuildOptions:
         make: how its file system is made.
         layer: how its layers are written; their uuids follow from the image.
         known: layers that were converted before; None: convert all.
+        service: how layers are read that are in a registry only.
     """
 
     size: int = DEFAULT_SIZE
     make: ext4.MakeOptions = field(default_factory=ext4.MakeOptions)
     layer: LayerOptions = field(default_factory=LayerOptions)
     known: KnownLayers | None = None
+    service: Service | None = None
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ def build(
         options = replace(options, layer=replace(options.layer, tar=True))
     try:
         _judge(store, image)
-        with Stacking(target.folder, options.size) as stack:
+        with Stacking(target.folder, options.size, options.service) as stack:
             job = _Job(store, image, target, options, stack, progress)
             job.run()
             target.finish(image, job.made)
@@ -137,8 +139,8 @@ class _Job:
         self._progress = progress
         self._done = 0
         self._total = sum(layer.size for layer in image.layers)
-        # What must be done when the layer that is being written is complete.
-        self._pending: Callable[[], None] | None = None
+        # The layer that is being written and put into the target.
+        self._pending: Future[Made] | None = None
 
     def run(self) -> None:
         for number, layer in enumerate(self._image.layers):
@@ -155,24 +157,30 @@ class _Job:
         if not known or not facts:
             return False
         made = Made(str(facts.get("digest")), int(facts.get("size", 0)), reused=True)
-        file = known.file(made.digest, made.size)
-        if file is None:
+        file, place = known.file(made.digest, made.size), self._target.place(made)
+        if file is None and place is None:
             return False
         self._settle()
-        if not self._target.has(made):
+        if file and place is None:
             self._note(number, made, self._target.add(number + 1, made, file))
-        self._stack.put(LayerFile(file))
+        lower = LayerFile(file) if file else place
+        assert lower is not None
+        self._stack.put(lower)
         self.made.append(made)
         return True
 
     def _convert(self, number: int) -> None:
         path = self._target.path(number + 1)
         path = path or self._stack.folder / f"layer-{number + 1}"
-        chain_id = self.chain_ids[number]
-        layer = replace(self._options.layer, uuid=uuid_of(chain_id))
-        future = self._stack.grow(lambda disk: self._fill(disk, number), path, layer)
+        layer = replace(self._options.layer, uuid=uuid_of(self.chain_ids[number]))
+        future = self._stack.grow(
+            lambda disk: self._fill(disk, number),
+            path,
+            layer,
+            lambda written: self._take(number, path, written),
+        )
         self._settle()
-        self._pending = lambda: self._take(number, path, future)
+        self._pending = future
 
     def _fill(self, disk: Device, number: int) -> None:
         descriptor = self._image.layers[number]
@@ -186,18 +194,19 @@ class _Job:
             feed.finish()
         self.notes += [f"{name}: {note}" for note in applied.notes]
 
-    def _take(self, number: int, path: Path, future: Future[Written]) -> None:
-        written = future.result()
+    def _take(self, number: int, path: Path, written: Written) -> Made:
+        """Put a layer into the target, on the thread that has written it."""
         made = Made(written.digest, written.size)
         self._note(number, made, self._target.add(number + 1, made, path))
-        if not path.is_relative_to(self._target.folder):
+        if path.is_relative_to(self._stack.folder):
             path.unlink()
-        self.made.append(made)
+        return made
 
     def _settle(self) -> None:
+        """Wait until the layer before is in the target."""
         pending, self._pending = self._pending, None
         if pending:
-            pending()
+            self.made.append(pending.result())
 
     def _note(self, number: int, made: Made, place: Path | None) -> None:
         if self._options.known:

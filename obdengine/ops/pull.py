@@ -17,6 +17,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from obdengine import oci
 from obdengine.config import LayerFile
@@ -88,10 +89,19 @@ def pull_image(
     files = [pulling.file(number) for number in range(len(layers))]
     config = folder / CONFIG_NAME
     base = f"{store.base}/blobs" if isinstance(store, RegistryStore) else ""
-    rows = [row_of(file, folder) for file in files]
+    rows = [_relative(row_of(file, folder), folder) for file in files]
     change_config(config, rows, None, repo_blob_url=base)
     pulled = pulling.pulled
     return Pulled(config, image.descriptor.digest, files, *pulled)
+
+
+def _relative(row: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Name files below folder from there, so that it can be moved."""
+    start = f"{folder.resolve()}/"
+    return {
+        key: value.removeprefix(start) if isinstance(value, str) else value
+        for key, value in row.items()
+    }
 
 
 def _judge_folder(folder: Path, image: oci.ImageManifest) -> None:

@@ -61,8 +61,9 @@ def put_on_top(
     with Stacking(_folder_of(dst), chosen) as stack:
         for lower in below:
             stack.put(lower)
-        written = stack.grow(fill, Path(dst), options or LayerOptions()).result()
-    return written, notes
+        layer = options or LayerOptions()
+        future = stack.grow(fill, Path(dst), layer, lambda written: written)
+        return future.result(), notes
 
 
 def _layers_of(base: Image) -> list[LayerFile]:

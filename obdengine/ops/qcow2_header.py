@@ -15,14 +15,19 @@ from typing import NamedTuple
 
 from obdengine.errors import BadHeader
 from obdengine.source import FileSource
+from obdengine.units import round_up
 
-__all__ = ["Qcow2Header", "read_header"]
+__all__ = ["Qcow2Header", "read_header", "snapshot_sizes"]
 
 _MAGIC = b"QFI\xfb"
 _EXTERNAL_DATA = 1 << 2
 _DATA_FILE = 0x44415441
 _END = 0
 _HEAD = 64 << 10  # bytes in which everything is, with the smallest clusters too
+
+# Sizes of id, of name, and of the extra data behind it: that of the state of
+# the machine, and of the disk.
+_SNAPSHOT = struct.Struct(">12xHH20xI")
 
 _ENCRYPTIONS = {0: None, 1: "AES", 2: "LUKS"}
 
@@ -54,6 +59,26 @@ def read_header(path: Path) -> Qcow2Header:
     if version < 3 or not features & _EXTERNAL_DATA:
         return Qcow2Header(encryption, None)
     return Qcow2Header(encryption, _data_file(raw))
+
+
+def snapshot_sizes(path: Path, count: int) -> list[int | None]:
+    """Return the bytes that the disk had in each snapshot; None: not recorded.
+
+    count: of the snapshots that there are by qemu's word. Raises BadHeader
+    when their table is not all in the file.
+    """
+    with closing(FileSource(path)) as opened:
+        (at,) = struct.unpack(">Q", opened.pread(64, 8))
+        sizes: list[int | None] = []
+        for _ in range(count):
+            if at + _SNAPSHOT.size + 24 > opened.size:
+                raise BadHeader(str(path), "the table of snapshots", offset=at)
+            head = opened.pread(at, _SNAPSHOT.size + 24)
+            id_size, name_size, more = _SNAPSHOT.unpack_from(head)
+            (size,) = struct.unpack_from(">Q", head, _SNAPSHOT.size + 8)
+            sizes.append(size if more >= 16 else None)
+            at += round_up(_SNAPSHOT.size + more + id_size + name_size, 8)
+    return sizes
 
 
 def _data_file(raw: bytes) -> str:

@@ -45,6 +45,8 @@ __all__ = [
 
 _Name = str | os.PathLike[str]
 
+_Found = oci.ImageManifest | oci.FoundManifest
+
 _YES = "yes"
 _ATTEMPTS = 5
 
@@ -85,7 +87,7 @@ def resolve(
     reference = oci.parse(os.fspath(references[0]))
     served = service or usual_service()
     with closing(open_image_store(reference, served)) as store:
-        found = oci.resolve_image(store, reference.which, platform=platform)
+        found = oci.find_manifest(store, reference.which, platform=platform)
         layers = layers_of(store, found, served.cache.folder)
         base = f"{store.base}/blobs" if isinstance(store, RegistryStore) else ""
         top = acceleration_layer(found)
@@ -126,9 +128,7 @@ def absolute(word: _Name) -> str:
     return text
 
 
-def layers_of(
-    store: oci.Store, image: oci.ImageManifest, folder: Path
-) -> list[LayerFile]:
+def layers_of(store: oci.Store, image: _Found, folder: Path) -> list[LayerFile]:
     """Return where the layers of overlaybd's image are that is in store.
 
     folder: where small layers are unpacked that are needed here.
@@ -140,13 +140,13 @@ def layers_of(
     ]
 
 
-def block_layers(store: str, image: oci.ImageManifest) -> list[Descriptor]:
+def block_layers(store: str, image: _Found) -> list[Descriptor]:
     """Return the layers of a block device's image, bottom first.
 
     Raises Unsupported when the image, of the store called so, is another one.
     """
     name = f"{store}: {image.descriptor.digest}"
-    found = [layer for layer in image.layers if not _accelerates(layer)]
+    found = [layer for layer in image.manifest.layers if not _accelerates(layer)]
     for number, layer in enumerate(found):
         if words.BLOB_DIGEST not in layer.annotations and not is_turbo(layer):
             raise Unsupported(
@@ -159,9 +159,12 @@ def block_layers(store: str, image: oci.ImageManifest) -> list[Descriptor]:
     return found
 
 
-def acceleration_layer(image: oci.ImageManifest) -> Descriptor | None:
+def acceleration_layer(
+    image: _Found,
+) -> Descriptor | None:
     """Return the layer that says what is read first, None when there is none."""
-    return next((layer for layer in image.layers if _accelerates(layer)), None)
+    layers = image.manifest.layers
+    return next((layer for layer in layers if _accelerates(layer)), None)
 
 
 def _accelerates(layer: Descriptor) -> bool:

@@ -19,6 +19,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 from obdengine.config import LayerFile
 from obdengine.device import Device
@@ -27,8 +28,11 @@ from obdengine.ops.contents import contents
 from obdengine.ops.difference import Budget
 from obdengine.ops.layer_file import LayerOptions, Written, write_layer
 from obdengine.ops.layers import open_layers
+from obdengine.service import Service
 
 __all__ = ["Stacking"]
+
+_Result = TypeVar("_Result")
 
 
 class Stacking:
@@ -40,28 +44,37 @@ class Stacking:
         size: bytes of the disk.
     """
 
-    def __init__(self, folder: Path, size: int) -> None:
-        """Make a folder for temporary files in folder; size is of the disk."""
+    def __init__(self, folder: Path, size: int, service: Service | None = None) -> None:
+        """Make a folder for temporary files in folder; size is of the disk.
+
+        service: how layers that are not on this machine are read.
+        """
+        self._service = service
         self.folder = Path(tempfile.mkdtemp(prefix=".obd-", dir=folder))
         self.lowers: list[LayerFile] = []
         self.size = size
         self._number = 0
         # One at a time: its own threads are as many as there are processors.
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="obd-layer")
-        self._last: Future[Written] | None = None
+        self._last: Future[Any] | None = None
 
     def put(self, lower: LayerFile) -> None:
         """Go on above a layer that is there already."""
         self.lowers.append(lower)
 
     def grow(
-        self, fill: Callable[[Device], None], dst: Path, options: LayerOptions
-    ) -> Future[Written]:
+        self,
+        fill: Callable[[Device], None],
+        dst: Path,
+        options: LayerOptions,
+        then: Callable[[Written], _Result],
+    ) -> Future[_Result]:
         """Let fill write to a disk of the layers so far; go on above that.
 
-        What fill has written becomes a layer file at dst, some time later.
-        options: parent_uuid None is that of the layer below. Raises what fill
-        and writing raise, also for the layer before.
+        What fill has written becomes a layer file at dst, some time later, and
+        then is called, on the thread that has written it. options: parent_uuid
+        None is that of the layer below. Raises what fill, writing and then
+        raise, also for the layer before.
         """
         self._number += 1
         data = self.folder / f"{self._number}.data"
@@ -71,9 +84,10 @@ class Stacking:
         if self._last:
             self._last.result()
         below = list(self.lowers)
-        self._last = self._pool.submit(self._write, below, data, dst, options)
+        future = self._pool.submit(lambda: then(self._write(below, data, dst, options)))
+        self._last = future
         self.lowers.append(LayerFile(data))
-        return self._last
+        return future
 
     def _fill(
         self,
@@ -84,7 +98,7 @@ class Stacking:
     ) -> str | None:
         """Fill an upper and seal it; return the uuid of what is below it."""
         with ExitStack() as opened:
-            layers = open_layers(self.lowers, opened)
+            layers = open_layers(self.lowers, opened, self._service)
             parent = layers[-1].uuid if layers else None
             create_upper(
                 data,
@@ -111,7 +125,7 @@ class Stacking:
             def whole() -> Device:
                 """Return the disk; few layers are so cut up that it is needed."""
                 files = [*below, LayerFile(data)]
-                return Device(open_layers(files, opened), str(data))
+                return Device(open_layers(files, opened, self._service), str(data))
 
             def fill(layer: LayerWriter) -> None:
                 budget = Budget(layer, self.size)

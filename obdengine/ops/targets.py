@@ -18,12 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from obdengine.config import LayerFile
 from obdengine.errors import SourceError, UsageError
 from obdengine.oci import words
 from obdengine.oci.digest import DigestReader
 from obdengine.oci.image import ImageManifest
 from obdengine.oci.layout import LayoutStore
 from obdengine.oci.manifest import Descriptor, Manifest, describe
+from obdengine.oci.registry import RegistryStore
 from obdengine.oci.store import Store
 from obdengine.ops.folder import CONFIG_NAME, change_config, lower_row
 from obdengine.source import FileSource
@@ -68,8 +70,8 @@ class Target(Protocol):
     def path(self, number: int) -> Path | None:
         """Return where layer number may be written; None: a temporary file."""
 
-    def has(self, layer: Made) -> bool:
-        """Tell whether a layer is there already."""
+    def place(self, layer: Made) -> LayerFile | None:
+        """Return where a layer is in the target already, None: it is not."""
 
     def add(self, number: int, layer: Made, file: Path) -> Path | None:
         """Take a layer from file; return where it stays, None: nowhere here."""
@@ -112,10 +114,9 @@ class FolderTarget:
             self._files.append(path)
         return path
 
-    def has(self, layer: Made) -> bool:
-        """Return False: the folder is new."""
+    def place(self, layer: Made) -> None:
+        """Return None: the folder is new."""
         del layer
-        return False
 
     def add(self, number: int, layer: Made, file: Path) -> Path:
         """Copy a layer, unless it was written in place."""
@@ -182,15 +183,21 @@ class StoreTarget:
         """Return None: a store wants the digest first."""
         del number
 
-    def has(self, layer: Made) -> bool:
-        """Tell whether the blob is there already."""
-        return self._store.has_blob(_described(layer))
+    def place(self, layer: Made) -> LayerFile | None:
+        """Return where the blob is, in a layout or a registry, if it is there."""
+        if not self._store.has_blob(_described(layer)):
+            return None
+        if isinstance(self._store, RegistryStore):
+            url = f"{self._store.base}/blobs/{layer.digest}"
+            return LayerFile(digest=layer.digest, size=layer.size, url=url)
+        path = self._path_in_layout(layer)
+        return LayerFile(path, layer.digest, layer.size) if path else None
 
     def add(self, number: int, layer: Made, file: Path) -> Path | None:
         """Put the blob; return its place when that is a file of this host."""
         del number
         self._store.put_blob(_described(layer), lambda: SourceStream(FileSource(file)))
-        return self._place(layer)
+        return self._path_in_layout(layer)
 
     def finish(self, image: ImageManifest | None, layers: Sequence[Made]) -> None:
         """Put the configuration and the manifest."""
@@ -211,7 +218,7 @@ class StoreTarget:
     def abandon(self) -> None:
         """Leave blobs where they are: nothing names them, others may use them."""
 
-    def _place(self, layer: Made) -> Path | None:
+    def _path_in_layout(self, layer: Made) -> Path | None:
         if isinstance(self._store, LayoutStore):
             return self._store.path_of(_described(layer))
         return None

@@ -23,7 +23,7 @@ from obdengine.errors import SourceError, Unsupported
 from obdengine.ops import qemu
 from obdengine.ops.disks import Disk, RawDisk, StackDisk
 from obdengine.ops.qemu import Node
-from obdengine.ops.vm_images import VmFile
+from obdengine.ops.vm_images import Snapshot, VmFile
 from obdengine.source.nbd import ALLOCATION, DEPTH, ZERO, NbdClient
 
 __all__ = ["Below", "Level", "NbdDisk", "Over", "SliceDisk", "flat_level", "levels_of"]
@@ -146,11 +146,14 @@ class SliceDisk:
 
 
 def levels_of(
-    chain: Sequence[VmFile], *, snapshot: str | None = None, secret: Path | None = None
+    chain: Sequence[VmFile],
+    *,
+    snapshot: Snapshot | None = None,
+    secret: Path | None = None,
 ) -> list[Level]:
     """Return a level for each file of a chain, the bottom one first.
 
-    snapshot: the id of one in the topmost file, which is taken as it was then.
+    snapshot: one in the topmost file, which is taken as it was then.
     """
     levels = []
     for number in range(len(chain)):
@@ -171,7 +174,10 @@ def levels_of(
 
 
 def flat_level(
-    chain: Sequence[VmFile], *, snapshot: str | None = None, secret: Path | None = None
+    chain: Sequence[VmFile],
+    *,
+    snapshot: Snapshot | None = None,
+    secret: Path | None = None,
 ) -> Level:
     """Return a single level that is all of a chain."""
     return _level(chain, own=False, cover=None, snapshot=snapshot, secret=secret)
@@ -182,7 +188,7 @@ def _level(
     *,
     own: bool,
     cover: int | None,
-    snapshot: str | None,
+    snapshot: Snapshot | None,
     secret: Path | None,
 ) -> Level:
     top = files[-1]
@@ -197,10 +203,11 @@ def _level(
             str(top.path),
             _stacked(files),
             contexts=(ALLOCATION, DEPTH),
-            snapshot=f"snapshot.id={snapshot}" if snapshot else None,
+            snapshot=_option(snapshot) if snapshot else None,
             secret=secret if any(file.encrypted for file in files) else None,
         ) as client:
-            yield NbdDisk(client, own=own and not whole, cover=cover)
+            found = NbdDisk(client, own=own and not whole, cover=cover)
+            yield _as_it_was(found, snapshot) if snapshot else found
 
     return Level(top.path, open_)
 
@@ -214,3 +221,21 @@ def _stacked(files: Sequence[VmFile]) -> Node:
         node = {**file.node, "backing": node} if file.backed else file.node
     assert node is not None
     return node
+
+
+def _option(snapshot: Snapshot) -> str:
+    """Return the option that means a snapshot."""
+    return f"snapshot.id={snapshot.id.replace(',', ',,')}"
+
+
+def _as_it_was(disk: NbdDisk, snapshot: Snapshot) -> Disk:
+    """Return the disk with the size that it had; qemu-nbd gives it that of now."""
+    size = disk.size if snapshot.size is None else snapshot.size
+    if size > disk.size:
+        raise Unsupported(
+            disk.name,
+            f"the disk had {size} bytes in snapshot {snapshot.name!r}, it has only "
+            f"{disk.size} now",
+            hint="let `qemu-img resize` make it as large as it was, in a copy",
+        )
+    return SliceDisk(disk, 0, size)

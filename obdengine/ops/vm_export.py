@@ -292,7 +292,7 @@ def _write_layer(
             if piece.data is not None:
                 client.pwrite(offset, piece.data)
             else:
-                client.write_zeroes(offset, piece.length * SECTOR, hole=True)
+                client.write_zeroes(offset, piece.length * SECTOR)
         client.flush()
 
 

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from obdengine.errors import (
     ConfigError,
@@ -34,14 +34,22 @@ from obdengine.errors import (
 )
 from obdengine.ops import qemu
 from obdengine.ops.disks import vm_format
-from obdengine.ops.qcow2_header import Qcow2Header, read_header
+from obdengine.ops.qcow2_header import Qcow2Header, read_header, snapshot_sizes
 from obdengine.ops.qemu import Node
 from obdengine.ops.vm_locks import refuse_locked
 from obdengine.segment import MAX_LAYERS
 from obdengine.source import FileSource
 from obdengine.units import SECTOR, round_up
 
-__all__ = ["FORMATS", "VmFile", "Wanted", "chain_of", "is_vm_image", "snapshot_of"]
+__all__ = [
+    "FORMATS",
+    "Snapshot",
+    "VmFile",
+    "Wanted",
+    "chain_of",
+    "is_vm_image",
+    "snapshot_of",
+]
 
 # As qemu and obd convert -f call them.
 FORMATS = ("qcow2", "vmdk", "vhdx", "vdi", "vpc", "qed", "qcow", "parallels", "luks")
@@ -74,6 +82,18 @@ class Wanted:
     backing_form: str | None = None
 
 
+class Snapshot(NamedTuple):
+    """A state of a disk that its image file remembers.
+
+    Attributes:
+        size: bytes that the disk had; None: as many as now.
+    """
+
+    id: str
+    name: str
+    size: int | None
+
+
 @dataclass(frozen=True)
 class VmFile:
     """One file of a chain, judged.
@@ -84,7 +104,7 @@ class VmFile:
         size: bytes of the disk that it makes with those below it.
         node: how qemu opens it alone.
         encrypted: whether the secret is needed.
-        snapshots: (id, name) of those inside it.
+        snapshots: those inside it.
     """
 
     path: Path
@@ -92,7 +112,7 @@ class VmFile:
     size: int
     node: Node
     encrypted: bool = False
-    snapshots: list[tuple[str, str]] = field(default_factory=list)
+    snapshots: list[Snapshot] = field(default_factory=list)
 
     @property
     def backed(self) -> bool:
@@ -130,19 +150,19 @@ def is_vm_image(path: Path) -> bool:
         return False  # reading it will say what is wrong
 
 
-def snapshot_of(file: VmFile, wanted: str) -> str:
-    """Return the id of the snapshot of file whose id or name is wanted.
+def snapshot_of(file: VmFile, wanted: str) -> Snapshot:
+    """Return the snapshot of file whose id or name is wanted.
 
     Raises UsageError when there is none, or several with that name.
     """
-    known = ", ".join(f"{number} ({name})" for number, name in file.snapshots)
+    known = ", ".join(f"{one.id} ({one.name})" for one in file.snapshots)
     hint = f"it has {known}" if known else "it has none"
     for position in (0, 1):
-        matches = [s for s in file.snapshots if s[position] == wanted]
+        matches = [one for one in file.snapshots if one[position] == wanted]
         if len(matches) > 1:
             raise UsageError(f"{file.path}: snapshots {wanted!r}: several", hint=hint)
         if matches:
-            return matches[0][0]
+            return matches[0]
     raise UsageError(f"{file.path}: no snapshot {wanted!r}", hint=hint)
 
 
@@ -192,9 +212,19 @@ def _judged(step: _Step, wanted: Wanted) -> tuple[VmFile, dict[str, Any]]:
     facts = qemu.facts_of(name, alone, secret)
     _judge_facts(name, facts)
     _judge_content(path, data, alone, step.form, secret)
-    snapshots = [(str(s["id"]), str(s["name"])) for s in facts.get("snapshots", [])]
     size = int(facts["virtual-size"])
+    snapshots = _snapshots(path, facts.get("snapshots", []))
     return VmFile(path, step.form, size, node, bool(crypt), snapshots), facts
+
+
+def _snapshots(path: Path, rows: list[dict[str, Any]]) -> list[Snapshot]:
+    if not rows:
+        return []
+    sizes = snapshot_sizes(path, len(rows))
+    return [
+        Snapshot(str(row["id"]), str(row["name"]), size)
+        for row, size in zip(rows, sizes, strict=True)
+    ]
 
 
 def _refuse_special(path: Path) -> None:

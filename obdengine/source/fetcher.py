@@ -16,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from copy import copy
 from typing import NamedTuple, Protocol
 
 from obdengine import _core
@@ -115,7 +116,7 @@ class _Flight:
         self.first, self.end = first, end
         self.done = threading.Event()
         self.pieces: list[Piece] = []
-        self.error: BaseException | None = None
+        self.error: SourceError | None = None
 
     def meets(self, first: int, end: int) -> bool:
         return self.first < end and first < self.end
@@ -228,7 +229,7 @@ class Fetcher:
         other.done.wait()
         if other.error:
             # One request for all, and one answer.
-            raise other.error
+            raise _without_frames(other.error)
         pieces = []
         for piece in other.pieces:
             part = piece.part(first, end)
@@ -397,7 +398,7 @@ class Fetcher:
             pieces.sort()
             flight.pieces = pieces
         except BaseException as error:
-            flight.error = error
+            flight.error = _without_frames(error)
             raise
         finally:
             if locked and self.kept:
@@ -449,6 +450,13 @@ class Fetcher:
             return False
         self._stored(len(data))
         return True
+
+
+def _without_frames(error: BaseException) -> SourceError:
+    """Return a copy of an error for another thread, which has its own buffers."""
+    if isinstance(error, SourceError):
+        return copy(error)
+    return SourceError(str(error), errno=getattr(error, "errno", None))
 
 
 def _numbers(sums: bytes) -> tuple[int, ...]:

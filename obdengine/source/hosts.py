@@ -15,7 +15,7 @@ from typing import NamedTuple
 from urllib.parse import unquote, urlsplit, urlunsplit
 from urllib.request import getproxies_environment, proxy_bypass
 
-from obdengine.errors import ConfigError, UsageError
+from obdengine.errors import BadAnswer, ConfigError, UsageError
 from obdengine.source.sockets import is_loopback, tls_context
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "context_for",
     "CERTIFICATE_FOLDERS",
     "is_plain_named",
+    "judge_answer",
     "judge_url",
     "named",
     "origin_of",
@@ -69,7 +70,7 @@ class HttpSettings:
     silence: float = 20.0
     deadline: float = 60.0
     attempts: int | None = 5
-    connections: int = 16
+    connections: int = 32
     user_agent: str = "obdengine"
     ca_file: Path | None = None
     client_cert: Path | None = None
@@ -113,6 +114,14 @@ def judge_url(url: str) -> str:
     return url
 
 
+def judge_answer(url: str, target: str) -> str:
+    """Return target, which an answer from url has named; raises BadAnswer."""
+    try:
+        return judge_url(target)
+    except UsageError as error:
+        raise BadAnswer(f"{shown(url)}: sends us to nowhere: {error}") from error
+
+
 def origin_of(url: str) -> str:
     """Return scheme://host:port, with the port said, of a url."""
     parts = urlsplit(url)
@@ -147,14 +156,16 @@ def is_plain_named(settings: HttpSettings, netloc: str) -> bool:
     return named(settings.plain_http, netloc)
 
 
-def places_of(settings: HttpSettings, url: str) -> list[Place]:
+def places_of(
+    settings: HttpSettings, url: str, *, peer: bool = True, mirrors: bool = True
+) -> list[Place]:
     """Return where url is to be had: the peer, the mirrors, and itself."""
     parts = urlsplit(url)
     rest = urlunsplit(("", "", parts.path, parts.query, ""))
     found = []
-    if settings.via:
+    if settings.via and peer:
         found.append(Place(f"{settings.via.rstrip('/')}/{url}", url))
-    for base in settings.mirrors.get(parts.netloc, ()):
+    for base in settings.mirrors.get(parts.netloc, ()) if mirrors else ():
         address = base.rstrip("/") + rest
         found.append(Place(address, address))
     return [*found, Place(url, url)]

@@ -41,7 +41,7 @@ _REP_ACK, _REP_INFO, _REP_META_CONTEXT, _REP_ERROR = 1, 3, 4, 1 << 31
 _INFO_EXPORT = 0
 
 _READ, _WRITE, _DISCONNECT, _FLUSH, _WRITE_ZEROES, _BLOCK_STATUS = 0, 1, 2, 3, 6, 7
-_FLAG_DONE, _FLAG_NO_HOLE = 1, 2
+_FLAG_DONE = 1
 _NONE, _OFFSET_DATA, _OFFSET_HOLE, _STATUS_OF = 0, 1, 2, 5
 _CHUNK_ERROR, _CHUNK_ERROR_OFFSET = 0x8001, 0x8002
 
@@ -49,7 +49,7 @@ _READ_ONLY = 2  # among the flags of an export
 
 _PIECE = 256 * KIB  # bytes that one read asks for
 _UNDER_WAY = 16  # requests without an answer at the most
-_LONGEST = 1 << 30  # bytes that one question for zeros or status is about
+_LONGEST = (1 << 32) - 2 * MIB  # bytes that one question can be about: 32 bits
 _LARGEST_ANSWER = 32 * MIB  # of anything but data: 4 million extents
 
 
@@ -155,16 +155,12 @@ class NbdClient:
             self._pending.add(self._ask(_WRITE, offset + at, len(piece), piece))
             self._wait_for(_UNDER_WAY - 1)
 
-    def write_zeroes(self, offset: int, size: int, *, hole: bool) -> None:
-        """Make size bytes at offset read as zeros; raises as pwrite does.
-
-        hole: they need take no room, where the format has a way to say so.
-        """
+    def write_zeroes(self, offset: int, size: int) -> None:
+        """Make size bytes at offset read as zeros; raises as pwrite does."""
         check_range(self, offset, size)
-        flags = 0 if hole else _FLAG_NO_HOLE
         for at in range(offset, offset + size, _LONGEST):
             length = min(_LONGEST, offset + size - at)
-            self._pending.add(self._ask(_WRITE_ZEROES, at, length, flags=flags))
+            self._pending.add(self._ask(_WRITE_ZEROES, at, length))
             self._wait_for(_UNDER_WAY - 1)
 
     def flush(self) -> None:
@@ -195,12 +191,15 @@ class NbdClient:
             queries = [struct.pack("!I", len(c)) + c.encode() for c in contexts]
             data = struct.pack("!II", 0, len(contexts)) + b"".join(queries)
             found = self._option(_OPT_SET_META_CONTEXT, data)
-            ids = {raw[4:].decode(): struct.unpack("!I", raw[:4])[0] for raw in found}
+            ids = {
+                raw[4:].decode(errors="replace"): self._words("!I", raw)[0]
+                for raw in found
+            }
             self.contexts = tuple(name for name in contexts if name in ids)
             self._ids = [ids[name] for name in self.contexts]
         for info in self._option(_OPT_GO, struct.pack("!IH", 0, 0)):
-            if struct.unpack_from("!H", info)[0] == _INFO_EXPORT:
-                self.size, flags = struct.unpack_from("!QH", info, 2)
+            if self._words("!H", info)[0] == _INFO_EXPORT:
+                _, self.size, flags = self._words("!HQH", info)
                 self.read_only = bool(flags & _READ_ONLY)
 
     def _option(self, option: int, data: bytes) -> list[bytes]:
@@ -215,18 +214,20 @@ class NbdClient:
             if kind == _REP_ACK:
                 return found
             if kind & _REP_ERROR:
-                raise self._bad(f"it refuses option {option}: {raw.decode()}")
+                raise self._bad(
+                    f"it refuses option {option}: {raw.decode(errors='replace')}"
+                )
             if kind in (_REP_INFO, _REP_META_CONTEXT):
                 found.append(raw)
 
     # -- Requests and answers
 
     def _ask(
-        self, kind: int, offset: int, size: int, data: memoryview | None = None,
-        *, flags: int = 0,
-    ) -> int:  # fmt: skip
+        self, kind: int, offset: int, size: int, data: memoryview | None = None
+    ) -> int:
+        """Send a request, and return the handle that its answer will have."""
         self._handle += 1
-        head = (_REQUEST, flags, kind, self._handle, offset, size)
+        head = (_REQUEST, 0, kind, self._handle, offset, size)
         self._send(struct.pack("!IHHQQI", *head))
         if data is not None:
             self._send(data)
@@ -247,7 +248,7 @@ class NbdClient:
             raise self._bad(f"it answers request {reply.handle}, which was not asked")
         if reply.kind in (_CHUNK_ERROR, _CHUNK_ERROR_OFFSET):
             raw = self._small(reply)
-            error, length = struct.unpack_from("!IH", raw)
+            error, length = self._words("!IH", raw)
             raise self._failed(error, raw[6 : 6 + length].decode(errors="replace"))
         if reply.error:
             raise self._failed(reply.error, "")
@@ -313,6 +314,12 @@ class NbdClient:
         return self._receive(reply.size)
 
     # -- Bytes
+
+    def _words(self, form: str, raw: bytes) -> tuple[int, ...]:
+        """Return the numbers at the beginning of raw."""
+        if len(raw) < struct.calcsize(form):
+            raise self._bad(f"an answer has only {len(raw)} bytes")
+        return struct.unpack_from(form, raw)
 
     def _send(self, data: bytes | memoryview) -> None:
         try:

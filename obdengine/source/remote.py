@@ -283,9 +283,15 @@ def bring(jobs: list[tuple[Remote, int, int]], round: int) -> None:
     except SourceError as error:
         errors.append(error)
     errors += [future.exception() for future in futures]
-    for failed in errors:
+    failed = next((error for error in errors if error), None)
+    # An error that is raised must not be held by a frame that it holds.
+    errors.clear()
+    futures.clear()
+    try:
         if failed:
             raise failed
+    finally:
+        del failed
 
 
 def _merged(jobs: list[tuple[Remote, int, int]]) -> list[tuple[Remote, int, int]]:

@@ -211,7 +211,10 @@ class _PlainConnection(_Connecting, HTTPConnection):
 
 
 class _TlsConnection(_Connecting, HTTPSConnection):
-    pass
+    def connect(self) -> None:
+        super().connect()
+        # Where nothing is verified somebody has asked for that: no warning.
+        self.is_verified = True
 
 
 class _PlainPool(HTTPConnectionPool):

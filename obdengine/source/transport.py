@@ -28,12 +28,12 @@ from obdengine.errors import (
     Closed,
     SourceError,
     TimedOut,
-    UsageError,
 )
 from obdengine.source.hosts import (
     HttpSettings,
     Place,
     context_for,
+    judge_answer,
     judge_url,
     named,
     origin_of,
@@ -205,9 +205,11 @@ class Transport:
         end: float | None = None,
         expect: Collection[int] = (200,),
         limit: int = 4 * MIB,
+        mirrors: bool = True,
     ) -> Reply:
         """Return the answer to a request that may be sent more than once.
 
+        mirrors: whether a GET may be answered by one; a peer is never asked.
         Raises BadAnswer when it has more than limit bytes, and what
         exchange() raises when it cannot be had before the deadline.
         """
@@ -220,29 +222,30 @@ class Transport:
                 whole = _whole(answer, limit)
                 return Reply(answer.status, answer.headers, whole, answer.url)
 
-        elsewhere = method in ("GET", "HEAD")
-        return self.persist(
-            url, ask, Patience(until, self.settings.attempts), elsewhere
-        )
+        mirrors = mirrors and method in ("GET", "HEAD")
+        patience = Patience(until, self.settings.attempts)
+        return self.persist(url, ask, patience, peer=False, mirrors=mirrors)
 
     def persist(
         self,
         url: str,
         ask: Callable[[Place], _Result],
         patience: Patience,
-        elsewhere: bool = True,
+        *,
+        peer: bool = True,
+        mirrors: bool = True,
         first: int = 0,
     ) -> _Result:
         """Return ask(place) of the first place of url where it works.
 
         ask raises Passing for what may pass and SourceError for what will
         not. The next place is tried at once; after the last one comes a pause.
-        elsewhere=False asks url itself only; first: how many places to leave
-        for the end.
+        peer, mirrors: whether those are asked; first: how many places to
+        leave for the end.
         """
         while True:
             passing, final = None, None
-            for place in self._places(url, first) if elsewhere else [Place(url, url)]:
+            for place in self._places(url, peer, mirrors, first):
                 try:
                     return ask(place)
                 except Passing as failure:
@@ -257,8 +260,8 @@ class Transport:
                 raise final or TimedOut(f"{shown(url)}: no answer in time")
             patience.pause(passing)
 
-    def _places(self, url: str, first: int) -> list[Place]:
-        found = places_of(self.settings, url)
+    def _places(self, url: str, peer: bool, mirrors: bool, first: int) -> list[Place]:
+        found = places_of(self.settings, url, peer=peer, mirrors=mirrors)
         if len(found) > 1:
             now = time.monotonic()
             first %= len(found)
@@ -346,11 +349,8 @@ class Transport:
 
     def _follow(self, method: str, place: Place, url: str, answer: Answer) -> str:
         """Return where an answer sends us, and keep it for the next time."""
-        target = urljoin(url, answer.headers.get("Location", ""))
-        try:
-            judge_url(target)
-        except UsageError as error:
-            raise BadAnswer(f"{shown(url)}: redirected to nowhere: {error}") from error
+        location = answer.headers.get("Location", "")
+        target = judge_answer(url, urljoin(url, location))
         host = urlsplit(target).netloc
         allowed = named(self.settings.plain_http, host) or not url.startswith("https:")
         if speaks_plain(target) and not allowed:

@@ -16,7 +16,7 @@ from tests.bench.upper import ROWS
 from tests.bench.workshop import Workshop, make_disk, run_samples
 from tests.tools import requires
 
-LIBRARIES = ["lz4", "zstd"]
+LIBRARIES = ["lz4", "z", "zstd"]
 
 pytestmark = requires("cc", "taskset")
 

@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
+from obdengine.oci.layout import open_layout
 from tests.oci_images import add_image, make_layout, small_tar
+from tests.registries import Registry
 from tests.running import Ran
 from tests.tools import requires
 
@@ -145,3 +147,44 @@ def test_tar_and_directory(
     info = facts(obd("info", "--output", "json", base, top, third))
     assert info["virtual-size"] == 64 << 20
     assert obd("check", base, top, third).code == 0
+
+
+def test_from_a_registry_to_a_registry(
+    convert: Obd, obd: Obd, registry: Registry, layout: Path, tmp_path: Path
+) -> None:
+    place = f"docker://{registry.host}/test/{tmp_path.name.replace('_', '-')}"
+    env = {"OBD_CACHE": str(tmp_path / "blobs"), "XDG_CACHE_HOME": str(tmp_path)}
+    obd("copy", f"oci:{layout}:latest", f"{place}:plain", env=env)
+    words = ("--size", "64M", "--output", "json")
+    to = (f"{place}:plain", f"{place}:obd")
+    first = facts(convert("--referrer", *words, *to))
+    alone = ("--tar", "--no-cache", *words)
+    local = facts(convert(*alone, f"oci:{layout}", tmp_path / "x"))
+    digests = [layer["digest"] for layer in first["layers"]]
+    assert digests == [layer["digest"] for layer in local["layers"]]
+    info = facts(obd("info", "--output", "json", f"{place}:obd", env=env))
+    assert len(info["layers"]) == 2
+
+    # The layers are known, and are nowhere but in the registry.
+    second = facts(convert(*words, *to))
+    assert all(layer["reused"] for layer in second["layers"])
+    more = make_layout(tmp_path / "more", [*TARS, small_tar(c="3")])
+    third = facts(convert(*words, f"oci:{more}", f"{place}:more"))
+    assert [layer["reused"] for layer in third["layers"]] == [True, True, False]
+    plain = convert(*alone, f"oci:{more}", tmp_path / "y")
+    assert facts(plain)["layers"][2]["digest"] == third["layers"][2]["digest"]
+    assert obd("check", f"{place}:more", env=env).code == 0
+
+
+def test_referrer_says_what_it_was_made_from(
+    convert: Obd, layout: Path, tmp_path: Path
+) -> None:
+    convert("--size", "64M", "--referrer", f"oci:{layout}", f"oci:{layout}:obd")
+    store = open_layout(layout)
+    (before, _), (_, raw) = store.manifest("latest"), store.manifest("obd")
+    manifest = json.loads(raw)
+    assert manifest["subject"]["digest"] == before.digest
+    kind = "application/vnd.containerd.overlaybd.native.v1+json"
+    assert manifest["artifactType"] == kind
+    ran = convert("--referrer", f"oci:{layout}:latest", tmp_path / "x", code=2)
+    assert "--referrer does not go with a folder" in ran.err

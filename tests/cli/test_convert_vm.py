@@ -102,6 +102,14 @@ def test_raw_disk_into_a_folder(
     assert read_back(obd, folder / "config.v1.json") == DISK
 
 
+def test_odd_raw_disk_into_a_folder(obd: Obd, tmp_path: Path) -> None:
+    raw = images.full(tmp_path / "disk.raw", b"x" * 1000)
+    ran = obd("convert", raw, f"{tmp_path}/image/")
+    assert "1000 bytes are not whole sectors" in ran.err
+    made = read_back(obd, tmp_path / "image" / "config.v1.json")
+    assert made == b"x" * 1000 + bytes(24)
+
+
 def test_stack_into_a_folder(obd: Obd, image: Image, tmp_path: Path) -> None:
     obd("convert", "--verify", image.config, f"{tmp_path}/image/")
     assert read_back(obd, tmp_path / "image" / "config.v1.json") == image.disk

@@ -33,7 +33,7 @@ pytestmark = requires(
 
 # In a mount namespace of its own, so that nothing stays mounted.
 _FACTS = 'mount -t ext4 -o ro,noload "$1" "$2"; exec "$3" "$4" "$2"'
-_RUN = 'mount -t ext4 -o ro,noload "$1" "$2"; exec "$3" run --bundle "$4" "$5"'
+RUN = 'mount -t ext4 -o ro,noload "$1" "$2"; exec "$3" run --bundle "$4" "$5"'
 
 
 @pytest.fixture(
@@ -126,5 +126,5 @@ def test_program_runs_in_a_container(
         loop_device(disk) as device,
     ):
         name = f"obd-test-{os.getpid()}"
-        said = in_namespace(_RUN, device, mounted, tool("runc"), bundle, name)
+        said = in_namespace(RUN, device, mounted, tool("runc"), bundle, name)
     assert json.loads(said) == [1, 42]

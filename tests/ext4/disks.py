@@ -3,29 +3,38 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
+import os
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from obdengine import ext4
 from obdengine.config import Image
 from obdengine.device import Device
+from obdengine.errors import BadTar
 from obdengine.ops.create import create
 from obdengine.ops.image import open_image
 from obdengine.units import MIB
+from tests.ext4 import tars
 from tests.tools import environment, tool
 
 SIZE = 64 * MIB
+
+# Hundreds of small disks: no test here is about what a sync leaves.
+_MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 
 @contextmanager
 def blank(size: int = SIZE) -> Iterator[Device]:
     """A writable disk of zeros."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=_MEMORY) as folder:
         config = create(Path(folder), Image([]), size=size)
         with open_image(config, readonly=False) as device:
             yield device
@@ -35,8 +44,21 @@ def blank(size: int = SIZE) -> Iterator[Device]:
 def made(options: ext4.MakeOptions | None = None, size: int = SIZE) -> Iterator[Device]:
     """A writable disk with an empty file system."""
     with blank(size) as device:
-        ext4.make_file_system(device, options)
+        for offset, data in _empty(options, size):
+            device.pwrite(offset, data)
         yield device
+
+
+@functools.cache
+def _empty(options: ext4.MakeOptions | None, size: int) -> list[tuple[int, bytes]]:
+    """What such a disk holds: mke2fs is asked only once."""
+    with blank(size) as device:
+        ext4.make_file_system(device, options)
+        return [
+            (e.offset, device.pread(e.offset, e.length))
+            for e in device.extents()
+            if not e.zero
+        ]
 
 
 def apply(device: Device, *tars: bytes, **options: object) -> list[ext4.Applied]:
@@ -63,7 +85,7 @@ def flatten(device: Device, path: Path) -> None:
 
 def check(device: Device) -> None:
     """Assert that e2fsck finds nothing to mend."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=_MEMORY) as folder:
         path = Path(folder, "disk")
         flatten(device, path)
         done = subprocess.run(
@@ -93,3 +115,24 @@ def read(device: Device, path: str | bytes) -> bytes:
     """Return the content of a file."""
     with ext4.open_file_system(device) as fs:
         return fs.read_file(path)
+
+
+def applied(*layers: bytes) -> dict[bytes, ext4.Entry]:
+    """Put layers on a new disk; return what is there then."""
+    with made() as device:
+        apply(device, *layers)
+        return tree(device)
+
+
+def one(*members: tars.Member) -> dict[bytes, ext4.Entry]:
+    return applied(tars.tar(*members))
+
+
+def refused(*layers: bytes) -> BadTar:
+    """Return what is said of the last layer."""
+    with made() as device:
+        apply(device, *layers[:-1])
+        with pytest.raises(BadTar) as caught:
+            ext4.apply_layer(device, io.BytesIO(layers[-1]), name="top.tar")
+    assert str(caught.value).startswith("top.tar: ")
+    return caught.value

@@ -129,15 +129,22 @@ class Model:
         at.children[name] = node
         at.brought.add(name)
 
+    def _hiding(self, path: list[str]) -> Node | None:
+        """Find a folder; where there is none, nothing is to be hidden."""
+        try:
+            return self.existing(path)
+        except Refused:
+            return None
+
     def white_out(self, path: list[str]) -> None:
         """Hide what lower layers have at a path."""
-        at = self.existing(path[:-1])
+        at = self._hiding(path[:-1])
         if at:
             _hide(at, path[-1])
 
     def opaque(self, path: list[str]) -> None:
         """Hide what lower layers have in a folder."""
-        at = self.existing(path)
+        at = self._hiding(path)
         if at:
             for name in list(at.children):
                 _hide(at, name)

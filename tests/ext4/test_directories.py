@@ -93,7 +93,7 @@ def test_more_names_than_an_index_can_hold() -> None:
             ext4.apply_layer(device, io.BytesIO(add(*words[30_000:])))
 
 
-@settings(max_examples=25)
+@settings(max_examples=12)
 @given(
     st.lists(
         st.tuples(st.booleans(), st.integers(0, 400), st.integers(0, 400)),

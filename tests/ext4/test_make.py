@@ -5,12 +5,15 @@ from __future__ import annotations
 
 import os
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from obdengine import ext4
 from obdengine.config import Image
+from obdengine.device import Device
 from obdengine.errors import (
     BadFileSystem,
     CoreError,
@@ -27,6 +30,17 @@ from tests.tools import requires
 
 pytestmark = requires("mke2fs", "e2fsck")
 
+
+@contextmanager
+def fresh(
+    options: ext4.MakeOptions | None = None, size: int = disks.SIZE
+) -> Iterator[Device]:
+    """A disk whose file system is made now."""
+    with disks.blank(size) as device:
+        ext4.make_file_system(device, options)
+        yield device
+
+
 HAS_JOURNAL = 0x4
 METADATA_CSUM = 0x400
 
@@ -34,7 +48,7 @@ METADATA_CSUM = 0x400
 def facts(
     options: ext4.MakeOptions | None = None, size: int = disks.SIZE
 ) -> ext4.Facts:
-    with disks.made(options, size) as device:
+    with fresh(options, size) as device:
         disks.check(device)
         with ext4.open_file_system(device) as fs:
             assert fs.list() == [b"lost+found"]
@@ -80,7 +94,7 @@ def test_options() -> None:
 
 @pytest.mark.parametrize("size", [MIB, 100 * MIB + 512, GIB, TIB])
 def test_sizes(size: int) -> None:
-    with disks.made(size=size) as device:
+    with fresh(size=size) as device:
         stored = sum(e.length for e in device.extents() if not e.zero)
         assert stored <= max(size // 100, 300 * KIB)
         with ext4.open_file_system(device) as fs:
@@ -90,7 +104,7 @@ def test_sizes(size: int) -> None:
 def test_same_bytes_whatever_the_machine_says(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    with disks.made() as device:
+    with fresh() as device:
         first = disks.digest(device)
     config = tmp_path / "mke2fs.conf"
     config.write_text("[defaults]\n blocksize = 1024\n base_features = has_journal\n")
@@ -100,7 +114,7 @@ def test_same_bytes_whatever_the_machine_says(
     monkeypatch.setenv("TZ", "Asia/Tokyo")
     umask = os.umask(0o077)
     try:
-        with disks.made() as device:
+        with fresh() as device:
             assert disks.digest(device) == first
     finally:
         os.umask(umask)
@@ -118,7 +132,7 @@ def test_what_was_there_is_gone() -> None:
             device.pwrite(offset, b"old" * 1000)
         ext4.make_file_system(device)
         disks.check(device)
-        with disks.made() as other:
+        with fresh() as other:
             assert disks.digest(device) == disks.digest(other)
 
 
@@ -157,7 +171,7 @@ def test_made_but_not_filled(feature: str) -> None:
 
 
 def test_file_systems_that_need_a_check() -> None:
-    with disks.made() as device:
+    with fresh() as device:
         state = 1024 + 0x3A
         device.pwrite(state, b"\0\0")
         with pytest.raises((UsageError, BadFileSystem)):
@@ -179,7 +193,7 @@ def test_time_that_is_no_time() -> None:
     """0 would mean the clock to libext2fs."""
     digests = set()
     for _ in range(2):
-        with disks.made(ext4.MakeOptions(time=1)) as device:
+        with fresh(ext4.MakeOptions(time=1)) as device:
             disks.apply(device, tars.tar(tars.file("a/f")), time=0)
             digests.add(disks.digest(device))
             assert disks.tree(device)[b"a"].mtime == 0

@@ -72,6 +72,29 @@ def dressed(draw: st.DrawFn) -> tuple[dict[str, object], Node]:
     return fields, Node("", mode, owner, mtime, xattrs=values)
 
 
+def file_of(draw: st.DrawFn, kind: str, name: str) -> tuple[tars.Member, Node]:
+    """A file of some kind, as a member and as a node."""
+    fields, node = dressed(draw)
+    if kind == "file":
+        node.kind, node.data = "file", draw(contents)
+        member = tars.file(name, node.data, **fields)
+    elif kind == "folder":
+        node.kind = "directory"
+        member = tars.folder(name, **fields)
+    elif kind == "symlink":
+        node.kind, node.target = "symlink", draw(targets)
+        member = tars.symlink(name, node.target, **fields)
+    elif kind == "fifo":
+        node.kind = "fifo"
+        member = tars.member(name, b"6", **fields)
+    else:
+        node.kind = "char"
+        node.rdev = draw(st.sampled_from([(1, 3), (300, 70_000), (4095, 1_048_575)]))
+        fields |= {"devmajor": node.rdev[0], "devminor": node.rdev[1]}
+        member = tars.member(name, b"3", **fields)
+    return member, node
+
+
 @st.composite
 def steps(draw: st.DrawFn) -> Step:
     """One member, and what it does to a model."""
@@ -93,24 +116,7 @@ def steps(draw: st.DrawFn) -> Step:
         return [tars.white(name)], lambda model: model.white_out(path)
     if kind == "opaque":
         return [tars.opaque(name)], lambda model: model.opaque(path)
-    fields, node = dressed(draw)
-    if kind == "file":
-        node.kind, node.data = "file", draw(contents)
-        member = tars.file(name, node.data, **fields)
-    elif kind == "folder":
-        node.kind = "directory"
-        member = tars.folder(name, **fields)
-    elif kind == "symlink":
-        node.kind, node.target = "symlink", draw(targets)
-        member = tars.symlink(name, node.target, **fields)
-    elif kind == "fifo":
-        node.kind = "fifo"
-        member = tars.member(name, b"6", **fields)
-    else:
-        node.kind = "char"
-        node.rdev = draw(st.sampled_from([(1, 3), (300, 70_000), (4095, 1_048_575)]))
-        fields |= {"devmajor": node.rdev[0], "devminor": node.rdev[1]}
-        member = tars.member(name, b"3", **fields)
+    member, node = file_of(draw, kind, name)
     return [member], lambda model: model.put(path, node)
 
 

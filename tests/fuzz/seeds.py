@@ -15,7 +15,9 @@ from pathlib import Path
 from random import Random
 
 from obdengine.segment import Segment
-from tests.fuzz.readers import CONFIG, LAYER, MENDED, TAR
+from tests.fuzz import turbo
+from tests.fuzz.readers import COMPRESSED, CONFIG, LAYER, MENDED, META, TAR
+from tests.fuzz.readers import INDEX as TARGET_INDEX
 from tests.hostile.victims import VICTIMS
 from tests.tools import DATA
 from tests.twins import invent, record, stack, writer
@@ -36,7 +38,7 @@ CONFIGS = [
 def golden() -> Iterator[bytes]:
     """Yield every golden layer that is for reading."""
     for path in sorted(DATA.glob("golden/*/layer*")):
-        if path.suffixes[0] in (".data", ".index"):
+        if path.suffixes[0] in (".data", ".index", ".tar", ".ext4", ".gzip"):
             continue
         raw = path.read_bytes()
         yield lzma.decompress(raw) if path.suffix == ".xz" else raw
@@ -52,6 +54,11 @@ def for_readers() -> Iterator[bytes]:
         yield bytes([CONFIG]) + text
     for kind in ("pax", "plain"):
         yield bytes([TAR]) + writer.tar(b"LSMT" * 100, kind)
+    for number, raw in enumerate(turbo.RAWS):
+        yield bytes([TARGET_INDEX, number]) + turbo.index_of(number)
+        yield bytes([COMPRESSED]) + raw
+    for path in sorted(DATA.glob("golden/turbo-c/*.fs.meta")):
+        yield bytes([META]) + path.read_bytes()
 
 
 def for_core() -> Iterator[bytes]:

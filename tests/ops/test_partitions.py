@@ -184,6 +184,10 @@ BAD: dict[str, tuple[dict[int, bytes], str]] = {
         {0: mbr((0, 5, 8, 100)), 8: mbr((0, 0x83, 1, 1), (0, 5, 0, 9))},
         "no end",
     ),
+    "empty list in a circle": (
+        {0: mbr((0, 5, 8, 100)), 8: mbr((0, 5, 0, 9))},
+        "no end",
+    ),
     "list that goes back": (
         {
             0: mbr((0, 5, 8, 100)),
@@ -294,7 +298,10 @@ ROOTS: dict[str, tuple[str, list[Any], int | str]] = {
     ),
     "1 KiB blocks, no extents": (
         "dos",
-        [("82", 9, None), ("83", 8, root(8 * MIB, "-b", "1024", "-O", "^extent,^64bit"))],
+        [
+            ("82", 9, None),
+            ("83", 8, root(8 * MIB, "-b", "1024", "-O", "^extent,^64bit")),
+        ],
         2,
     ),
     "64bit, 4 KiB blocks": (

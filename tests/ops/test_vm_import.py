@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import obdengine
-from obdengine.errors import FormatError, UsageError
+from obdengine.errors import FormatError, Unsupported, UsageError
 from obdengine.ops import vm_import
 from obdengine.ops.convert import to_layer
 from obdengine.ops.layer_file import LayerOptions
@@ -109,6 +109,16 @@ def test_external_data_file(
     assert (tmp_path / "layer.obd").read_bytes() == expected
 
 
+def test_external_data_file_over_a_backing_file(raw: Path, tmp_path: Path) -> None:
+    """The header has the format of one before the name of the other."""
+    top = tmp_path / "top.qcow2"
+    data = f"data_file={tmp_path}/top.data"
+    vm_files.overlay(top, raw, "raw", data)
+    qemu_io(top, "write -P 9 1M 64k")
+    import_folder(vm_files.levels(top), tmp_path / "image", checked=True)
+    check_chain([raw, top], tmp_path / "image", ["raw", "qcow2"])
+
+
 @pytest.mark.parametrize(
     ("form", "options"),
     [
@@ -141,13 +151,13 @@ def test_sizes(tmp_path: Path, size: int) -> None:
 
 def test_holes_are_not_read(tmp_path: Path) -> None:
     path = tmp_path / "disk.qcow2"
-    qemu_img("create", "-q", "-f", "qcow2", "-o", "cluster_size=2M", path, "1P")
-    qemu_io(path, f"write -P 7 {1 << 49} 2M")
+    qemu_img("create", "-q", "-f", "qcow2", "-o", "cluster_size=2M", path, "64T")
+    qemu_io(path, f"write -P 7 {1 << 45} 2M")
     written = import_file(vm_files.whole(path), tmp_path / "layer.obd")
     assert written.data_size == 2 * MIB
     with obdengine.open(tmp_path / "layer.obd") as device:
-        assert device.size == 1 << 50
-        assert device.pread(1 << 49, MIB) == b"\7" * MIB
+        assert device.size == 1 << 46
+        assert device.pread(1 << 45, MIB) == b"\7" * MIB
 
 
 def test_empty(tmp_path: Path) -> None:
@@ -215,6 +225,17 @@ def test_chain_of_five(tmp_path: Path, seed: int) -> None:
         assert device.pread(0, device.size) == made
 
 
+def test_chain_of_vmdk(raw: Path, tmp_path: Path) -> None:
+    """Which names its files by their content ids as well."""
+    base = vm_files.write(raw, tmp_path / "base.vmdk", "vmdk")
+    top = tmp_path / "top.vmdk"
+    below = ("-b", base.name, "-F", "vmdk")
+    qemu_img("create", "-q", "-f", "vmdk", *below, top)
+    qemu_io(top, "write -P 5 1M 100k", "write -z 3M 64k", form="vmdk")
+    import_folder(vm_files.levels(top), tmp_path / "image", checked=True)
+    check_chain([base, top], tmp_path / "image", ["vmdk", "vmdk"])
+
+
 # Sizes of the disks in a chain, in KiB; each file changes its last 64 KiB.
 SIZES = [
     (2048, 4096),
@@ -250,6 +271,28 @@ def test_layers_hold_what_their_file_changes(tmp_path: Path) -> None:
     assert [one.data_size for one in written] == [MIB, 8 * KIB]
     assert written[1].zero_size == 64 * KIB
     check_chain([raw, top], tmp_path / "image", ["raw", "qcow2"])
+
+
+def test_changes_that_are_alone(tmp_path: Path) -> None:
+    """Zeros and data with nothing else of their file anywhere near."""
+    raw = images.full(tmp_path / "base.raw", Random(1).randbytes(32 * MIB))
+    top = vm_files.overlay(tmp_path / "top.qcow2", raw, "raw")
+    qemu_io(top, "write -z 5M 64k", "write -P 3 20M 64k", "write -z -u 29M 1M")
+    written = import_folder(vm_files.levels(top), tmp_path / "image")
+    assert (written[1].data_size, written[1].zero_size) == (64 * KIB, 17 * 64 * KIB)
+    check_chain([raw, top], tmp_path / "image", ["raw", "qcow2"])
+
+
+@pytest.mark.parametrize("offset", [0, 3 * MIB, 9 * MIB + 512])
+def test_part_far_from_the_beginning(tmp_path: Path, offset: int) -> None:
+    path = tmp_path / "disk.qcow2"
+    qemu_img("create", "-q", "-f", "qcow2", path, "32M")
+    qemu_io(path, "write -P 1 2M 64k", "write -P 2 10M 64k", "write -P 3 20M 64k")
+    made = vm_files.flat(path, tmp_path / "flat.raw")[offset : offset + 8 * MIB]
+    part = Part(offset, 8 * MIB)
+    import_file(vm_files.whole(path), tmp_path / "a.obd", part=part, checked=True)
+    with obdengine.open(tmp_path / "a.obd") as device:
+        assert device.pread(0, device.size) == made
 
 
 def test_chain_is_reproducible(tmp_path: Path) -> None:
@@ -336,6 +379,39 @@ def test_snapshots(raw: Path, tmp_path: Path) -> None:
                 assert device.pread(0, device.size) == state
     with pytest.raises(UsageError, match=r"1 \(state 0\)"):
         snapshot_of(chain[-1], "state 7")
+
+
+def test_snapshot_of_a_disk_that_grew(raw: Path, tmp_path: Path) -> None:
+    path = vm_files.write(raw, tmp_path / "disk.qcow2", "qcow2")
+    qemu_img("snapshot", "-c", "one, two=2", path)
+    qemu_img("snapshot", "-c", "another", path)
+    qemu_img("resize", "-q", "-f", "qcow2", path, "9M")
+    qemu_io(path, "write -P 3 0 9M")
+    qemu_img("snapshot", "-c", "large", path)
+    chain = chain_of(path, Wanted())
+    assert [one.size for one in chain[-1].snapshots] == [len(DISK)] * 2 + [9 * MIB]
+    found = snapshot_of(chain[-1], "one, two=2")
+    level = flat_level(chain, snapshot=found)
+    import_folder([level], tmp_path / "image", checked=True)
+    with obdengine.open(tmp_path / "image" / "config.v1.json") as device:
+        assert device.pread(0, device.size) == DISK
+
+
+def test_snapshot_of_a_disk_that_was_cut(raw: Path, tmp_path: Path) -> None:
+    """The rest of it is in the file, and qemu-nbd does not show it."""
+    path = vm_files.write(raw, tmp_path / "disk.qcow2", "qcow2")
+    qemu_img("snapshot", "-c", "one", path)
+    qemu_img("resize", "-q", "-f", "qcow2", "--shrink", path, "1M")
+    chain = chain_of(path, Wanted())
+    level = flat_level(chain, snapshot=snapshot_of(chain[-1], "one"))
+    with pytest.raises(Unsupported, match=f"had {len(DISK)} bytes in snapshot 'one'"):
+        import_file(level, tmp_path / "a.obd")
+    qemu_img("resize", "-q", "-f", "qcow2", path, len(DISK))
+    chain = chain_of(path, Wanted())
+    level = flat_level(chain, snapshot=snapshot_of(chain[-1], "one"))
+    import_file(level, tmp_path / "a.obd")
+    with obdengine.open(tmp_path / "a.obd") as device:
+        assert device.pread(0, device.size) == DISK
 
 
 def test_snapshot_of_the_top_of_a_chain(raw: Path, tmp_path: Path) -> None:

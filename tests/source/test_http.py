@@ -76,8 +76,16 @@ def test_empty_file(server: Misbehaving) -> None:
 
 # Faults that pass: the answer to the next request is right.
 PASSING = [
-    *("cut", "reset", "stall", "silent", "slow", "short", "long", "long-chunked"),
-    *("chunked", "wrong-range", "no-range", "whole", "login", "encoded"),
+    *("cut", "reset", "lost", "stall", "silent", "slow", "short", "long"),
+    *(
+        "long-chunked",
+        "chunked",
+        "wrong-range",
+        "no-range",
+        "whole",
+        "login",
+        "encoded",
+    ),
     *("no-http", "408", "429", "500", "502", "503", "504"),
 ]
 
