@@ -15,7 +15,7 @@ from tests import running, stacks, tools
 WAYS = {
     "test_read": ["filter", "python", "native"],
     "test_write": ["filter", "python", "native"],
-    "test_control": ["filter", "python", "native"],
+    "test_control": ["filter", "native"],
     "test_exports": ["filter", "python"],
     "test_failures": ["filter", "python"],
     "test_stamps": ["filter", "native"],
