@@ -30,6 +30,7 @@ from obdengine.errors import (
     UsageError,
 )
 from obdengine.oci import open_store, parse, read_blob, resolve_image, words
+from obdengine.ops import turbo_build, turbo_targets
 from obdengine.ops.build import BuildOptions, build
 from obdengine.ops.check import check_image
 from obdengine.ops.convert import to_raw
@@ -308,6 +309,25 @@ def test_from_an_archive_the_originals_are_copied(
     ]
     moved = (tmp_path / "out").rename(tmp_path / "moved")
     assert b"etc/passwd" in tree_of(moved / "config.v1.json")
+
+
+def test_nothing_is_left_of_copies(tars: list[bytes], tmp_path: Path) -> None:
+    """As between registries: neither side has files of this machine."""
+    layout = make_layout(tmp_path / "layout", tars)
+    reference = parse(f"oci:{layout}:latest")
+    (tmp_path / "work").mkdir()
+    for tag in ("one", "two"):
+        with closing(open_store(reference)) as store, pytest.MonkeyPatch.context() as m:
+            m.setattr(turbo_targets, "_place", lambda store, layer: None)
+            image = resolve_image(store, reference.which)
+            target = TurboStore(store, tag, tmp_path / "work")
+            if tag == "two":
+                m.setattr(turbo_build, "write_turbo", None)
+                with pytest.raises(TypeError):
+                    build_turbo(store, image, target, options=OPTIONS)
+            else:
+                build_turbo(store, image, target, options=OPTIONS)
+        assert list((tmp_path / "work").iterdir()) == []
 
 
 # -- What cannot be
