@@ -364,9 +364,11 @@ class TarReader:
             space = raw.find(b" ", at, at + 20)
             digits = raw[at:space]
             length = int(digits) if space > 0 and digits.isdigit() else 0
-            key, equals, value = raw[space + 1 : at + length - 1].partition(b"=")
             end = at + length
-            if not equals or end > size or raw[end - 1] != ord("\n"):
+            if not space + 2 < end <= size or raw[end - 1] != ord("\n"):
+                self._bad("a PAX record")
+            key, equals, value = raw[space + 1 : end - 1].partition(b"=")
+            if not equals:
                 self._bad("a PAX record")
             found.append((key, value))
             at = end

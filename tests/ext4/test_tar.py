@@ -270,6 +270,10 @@ BROKEN = {
         tars.header(b"p", 8, b"x") + tars.padded(b"9 path=a"),
         "a PAX record",
     ),
+    "pax that goes nowhere": (
+        tars.header(b"p", 6, b"x") + tars.padded(b"0 a=b\n"),
+        "a PAX record",
+    ),
     "pax garbage": (
         tars.header(b"p", 8, b"x") + tars.padded(b"nonsense"),
         "a PAX record",
