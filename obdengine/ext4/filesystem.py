@@ -92,23 +92,23 @@ class FileSystem:
         there is nothing, BadFileSystem where it is damaged.
         """
         ino = self._resolve(path)
-        waiting = [(b"/".join(_parts(path)), ino, frozenset((ino,)))]
+        waiting = [(b"/".join(_parts(path)), ino)]
+        folders: set[int] = set()
         while waiting:
-            name, ino, above = waiting.pop()
+            name, ino = waiting.pop()
             entry = self._entry(name, ino)
             yield entry
             if not stat.S_ISDIR(entry.mode):
                 continue
+            if ino in folders:
+                raise BadFileSystem(
+                    self._volume.name, f"directory {ino} is in two places"
+                )
+            folders.add(ino)
             below = self._volume.list(ino)
             for word in sorted(below, reverse=True):
-                child = below[word][0]
-                if child in above:
-                    raise BadFileSystem(
-                        self._volume.name, f"directory {child} is inside itself"
-                    )
-                waiting.append(
-                    (name + b"/" + word if name else word, child, above | {child})
-                )
+                path_of = name + b"/" + word if name else word
+                waiting.append((path_of, below[word][0]))
 
     def stat(self, path: _Path, *, follow: bool = True) -> Entry:
         """Return what is at path; follow: where a symbolic link points to."""

@@ -118,7 +118,7 @@ class TarReader:
         self._base = 0  # where in the archive the buffer starts
         self._left = self._padding = 0  # of the member's data
         self._about = name
-        self._globals: list[tuple[bytes, bytes]] = []
+        self._globals: dict[bytes, bytes] = {}
 
     @property
     def position(self) -> int:
@@ -240,7 +240,9 @@ class TarReader:
             if kind in b"xX":
                 records = self._records(block)
             elif kind == ord("g"):
-                self._globals += self._records(block)
+                self._globals.update(self._records(block))
+                if sum(map(len, self._globals.values())) > _MAX_RECORDS:
+                    self._bad("size of all global PAX records")
             elif kind == ord("L"):
                 name = self._text(block)
             elif kind == ord("K"):
@@ -250,7 +252,7 @@ class TarReader:
                 self._padding = -self._left % _BLOCK
             else:
                 member = self._member(block, offset, name, target)
-                self._finish(member, block, [*self._globals, *records])
+                self._finish(member, block, [*self._globals.items(), *records])
                 return member
         if records or name is not None or target is not None:
             self._bad("the archive ends after a header that is about the next one")
@@ -362,9 +364,10 @@ class TarReader:
         self._skip(-size % _BLOCK)
         while at < size and raw[at]:
             space = raw.find(b" ", at, at + 20)
-            digits = raw[at:space]
-            length = int(digits) if space > 0 and digits.isdigit() else 0
-            end = at + length
+            if space < 0 or not raw[at:space].isdigit():
+                self._bad("a PAX record")
+            end = at + int(raw[at:space])
+            # Each is longer than its own length, so this comes to an end.
             if not space + 2 < end <= size or raw[end - 1] != ord("\n"):
                 self._bad("a PAX record")
             key, equals, value = raw[space + 1 : end - 1].partition(b"=")

@@ -123,6 +123,7 @@ def test_deep_paths() -> None:
     layer = tars.tar(tars.file(deep))
     options = ext4.MakeOptions(inodes=30_000)
     with disks.made(options, size=256 * MIB) as device:
+        disks.apply(device, tars.tar(tars.file(deep), tars.opaque("d")))
         disks.apply(device, layer, tars.tar(tars.white("d")))
         assert disks.tree(device).keys() == {b""}
 

@@ -274,6 +274,10 @@ BROKEN = {
         tars.header(b"p", 6, b"x") + tars.padded(b"0 a=b\n"),
         "a PAX record",
     ),
+    "pax without a space": (
+        tars.header(b"p", 12, b"x") + tars.padded(b"6 a=b\nabcdef"),
+        "a PAX record",
+    ),
     "pax garbage": (
         tars.header(b"p", 8, b"x") + tars.padded(b"nonsense"),
         "a PAX record",
