@@ -44,6 +44,7 @@ _MAX_PIECES = 1 << 20
 
 _MAX_SIZE = 1 << 62
 _BILLION = 10**9
+_MAX_TIME = 10**18 * _BILLION
 _DECIMAL = re.compile(rb"(-?)(\d{1,18})(?:\.(\d*))?")
 
 # Types whose header may say a size and that have no data all the same.
@@ -310,9 +311,17 @@ class TarReader:
                 self._left = self._padding = 0
 
     def _judge(self, member: Member) -> None:
-        for word, value in (("uid", member.uid), ("gid", member.gid)):
+        numbers = {
+            "uid": member.uid,
+            "gid": member.gid,
+            "devmajor": member.major,
+            "devminor": member.minor,
+        }
+        for word, value in numbers.items():
             if not 0 <= value <= 0xFFFFFFFF:
                 self._bad(word, expected="32 bits", found=value)
+        if abs(member.mtime) > _MAX_TIME:
+            self._bad("mtime", found=member.mtime // _BILLION)
         if not 0 <= member.size < _MAX_SIZE:
             self._bad("size", found=member.size)
         if b"\0" in member.name or b"\0" in member.target:

@@ -261,6 +261,11 @@ BROKEN = {
     "negative": (tars.header(b"f", uid=b"\xff" * 8), "uid: found -1"),
     "huge uid": (tars.header(b"f", uid=b"\x80" + b"\xff" * 7), "uid: expected 32 bits"),
     "huge size": (tars.header(b"f", length=b"\x80" + b"\xff" * 11), "size"),
+    "huge device": (
+        tars.header(b"f", kind=b"3", major=b"\x80\0\1" + bytes(5)),
+        "devmajor: expected 32 bits",
+    ),
+    "huge time": (tars.header(b"f", mtime=b"\x80\x7f" + bytes(10)), "mtime"),
     "type": (tars.header(b"f", kind=b"Q"), "type of a member: found 'Q'"),
     "multi-volume": (tars.header(b"f", kind=b"M"), "type of a member"),
     "no name": (tars.header(b""), "without a name"),
