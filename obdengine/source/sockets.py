@@ -106,6 +106,9 @@ def _left(longest: float) -> float:
     return min(left, longest)
 
 
+_PIECE = 64 << 10
+
+
 class _Timed:
     """What both kinds of socket do before they wait."""
 
@@ -122,9 +125,13 @@ class _Timed:
         self.settimeout(_left(_limit.silence))  # type: ignore[attr-defined]
         return super().send(*args)  # type: ignore[misc, no-any-return]
 
-    def sendall(self, *args: Any) -> None:
-        self.settimeout(_left(_limit.silence))  # type: ignore[attr-defined]
-        super().sendall(*args)  # type: ignore[misc]
+    # The timeout of sendall() is for all of it: a slow line needs one for each
+    # piece that gets through.
+    def sendall(self, data: Any, *args: Any) -> None:
+        view = memoryview(data).cast("B")
+        for offset in range(0, len(view), _PIECE):
+            self.settimeout(_left(_limit.silence))  # type: ignore[attr-defined]
+            super().sendall(view[offset : offset + _PIECE], *args)  # type: ignore[misc]
 
 
 class _PlainSocket(_Timed, socket.socket):
