@@ -110,7 +110,10 @@ class FolderTarget:
         path = self.folder / f"layer-{number}.obd"
         if path not in self._files:
             if path.exists():
-                raise UsageError(f"{path}: is there already")
+                raise UsageError(
+                    f"{path}: is there already",
+                    hint="an attempt that was killed may have left it: remove it then",
+                )
             self._files.append(path)
         return path
 
