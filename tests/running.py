@@ -139,7 +139,7 @@ def start_nbdkit(
     `plugin` another plugin in place of ours, such as ["file"]. What nbdkit
     needs is put into `folder`. Raises ServerFailed when it does not start.
     """
-    number = len(list(folder.glob("nbd*.pid")))
+    number = len(list(folder.glob("nbd*.log")))
     socket, ready, log = (folder / f"nbd{number}{end}" for end in _ENDINGS)
     os.mkfifo(ready)
     command = [tool("nbdkit"), "-f", "-U", str(socket), "-P", str(ready), *options]

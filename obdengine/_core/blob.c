@@ -10,6 +10,7 @@
 #include "bytes.h"
 #include "chunks.h"
 #include "file.h"
+#include "inflated.h"
 #include "zblock.h"
 
 struct obd_blob {
@@ -174,21 +175,33 @@ advance(struct want *w, size_t done)
     w->size -= done;
 }
 
-/* Copy what the held block has of w. */
-static void
-copy_held(const struct obd_jump *j, const struct obd_scratch *s,
-          struct want *w)
+/* Bytes of w that are in its first block, which starts with w or before. */
+static size_t
+part_of(const struct obd_jump *j, uint64_t block, const struct want *w,
+        size_t *skip)
 {
-    size_t skip = (size_t)(w->offset - (s->held_block << j->block_shift));
-    size_t part = obd_jump_inflated(j, s->held_block) - skip;
+    *skip = (size_t)(w->offset - (block << j->block_shift));
+    size_t part = obd_jump_inflated(j, block) - *skip;
 
-    part = part < w->size ? part : w->size;
-    memcpy(w->buf, s->block + skip, part);
+    return part < w->size ? part : w->size;
+}
+
+/* Take what w wants of its first block from those that are kept. */
+static bool
+copy_kept(const struct obd_blob *b, uint64_t block, struct want *w)
+{
+    size_t skip, part = part_of(b->jump, block, w, &skip);
+
+    /* All of it goes where it is wanted, and is kept by whoever that is. */
+    if (part == obd_jump_inflated(b->jump, block)
+        || !obd_inflated_copy(b->id, block, skip, w->buf, part))
+        return false;
     advance(w, part);
+    return true;
 }
 
 /* Inflate one stored block for w: in place when w wants all of it, else by
- * way of the scratch, which then holds it.
+ * way of the scratch, and to be kept.
  */
 static int
 inflate(const struct obd_blob *b, uint64_t block, const uint8_t *src,
@@ -196,11 +209,9 @@ inflate(const struct obd_blob *b, uint64_t block, const uint8_t *src,
 {
     const struct obd_jump *j = b->jump;
     size_t n = (size_t)(obd_jump_at(j, block + 1) - obd_jump_at(j, block));
-    size_t size = obd_jump_inflated(j, block);
-    bool whole = w->offset == block << j->block_shift && w->size >= size;
-
-    if (!whole)
-        s->held_blob = 0;
+    size_t size = obd_jump_inflated(j, block), skip;
+    size_t part = part_of(j, block, w, &skip);
+    bool whole = part == size;
     int status = obd_zblock_decode(&s->codec, j->algo, j->verify, src, n,
                                    whole ? w->buf : s->block, size, fault);
 
@@ -209,13 +220,11 @@ inflate(const struct obd_blob *b, uint64_t block, const uint8_t *src,
         fault->at = b->offset + obd_jump_at(j, block);
         return status;
     }
-    if (whole) {
-        advance(w, size);
-        return OBD_OK;
+    if (!whole) {
+        memcpy(w->buf, s->block + skip, part);
+        obd_inflated_keep(b->id, block, &s->block);
     }
-    s->held_blob = b->id;
-    s->held_block = block;
-    copy_held(j, s, w);
+    advance(w, part);
     return OBD_OK;
 }
 
@@ -228,10 +237,8 @@ read_zfile(const struct obd_blob *b, struct want w, struct obd_scratch *s,
     while (w.size > 0) {
         uint64_t first = w.offset >> j->block_shift;
 
-        if (s->held_blob == b->id && s->held_block == first) {
-            copy_held(j, s, &w);
+        if (copy_kept(b, first, &w))
             continue;
-        }
         uint64_t last = (w.offset + w.size - 1) >> j->block_shift;
         uint64_t start = obd_jump_at(j, first), n = run_of(j, first, last);
         uint64_t end = obd_jump_at(j, first + n);
@@ -330,6 +337,26 @@ read_turbo(const struct obd_blob *b, uint64_t offset, uint8_t *buf,
     return status;
 }
 
+bool
+obd_blob_is_plain(const struct obd_blob *b)
+{
+    return b->jump == NULL && b->spans == NULL && b->target == NULL;
+}
+
+int
+obd_blob_read_plain(const struct obd_blob *b, uint64_t offset, uint8_t *buf,
+                    size_t size, struct obd_fault *fault)
+{
+    uint64_t end;
+
+    if (OBD_LIKELY(obd_add(offset, size, &end) && end <= b->size))
+        return load(b, b->offset + offset, buf, size, fault);
+    fault->at = offset;
+    fault->want = size;
+    fault->got = b->size;
+    return OBD_OUT_OF_RANGE;
+}
+
 int
 obd_blob_read(const struct obd_blob *b, uint64_t offset, uint8_t *buf,
               size_t size, struct obd_scratch *scratch,
@@ -385,7 +412,6 @@ check_zfile(const struct obd_blob *b, uint64_t first, uint64_t end,
 {
     const struct obd_jump *j = b->jump;
 
-    s->held_blob = 0;
     while (first < end) {
         uint64_t start = obd_jump_at(j, first), n = run_of(j, first, end - 1);
 

@@ -70,6 +70,13 @@ extern int obd_blob_read(const struct obd_blob *b, uint64_t offset,
                          struct obd_fault *fault)
     OBD_NONNULL(1, 5, 6) OBD_MUST_USE;
 
+/* Whether its stream is its file, as it is: then it can be read so. */
+extern bool obd_blob_is_plain(const struct obd_blob *b) OBD_NONNULL(1);
+extern int obd_blob_read_plain(const struct obd_blob *b, uint64_t offset,
+                               uint8_t *buf, size_t size,
+                               struct obd_fault *fault)
+    OBD_NONNULL(1, 3, 5) OBD_MUST_USE;
+
 /* The same with a scratch from the pool. */
 extern int obd_blob_pread(const struct obd_blob *b, uint64_t offset,
                           uint8_t *buf, size_t size, struct obd_fault *fault)

@@ -23,6 +23,7 @@ PARTS = (
     "file",
     "gunzip",
     "indexer",
+    "inflated",
     "io",
     "jump",
     "live",

@@ -275,7 +275,6 @@ obd_spans_inflate(const struct obd_spans *s, uint64_t i,
 
     obd_spans_stored(s, i, &j.at, &j.end);
     at = j.at;
-    scratch->held_blob = 0;
     int status = s->kind == OBD_SPANS_ZSTD ? unzstd(&j) : gunzip(&j);
 
     if (status == OBD_OK && s->summed) {

@@ -386,12 +386,12 @@ hold_scratches(void *arg)
         for (size_t k = 0; k < 4; k++) {
             s[k] = obd_scratch_take();
             assert(s[k] != NULL);
-            s[k]->held_blob = me;
-            s[k]->held_block = k;
+            memcpy(s[k]->block, &me, sizeof me);
+            s[k]->block[sizeof me] = (uint8_t)k;
         }
         for (size_t k = 0; k < 4; k++) {
-            SAME(s[k]->held_blob, me);
-            SAME(s[k]->held_block, k);
+            SAME(memcmp(s[k]->block, &me, sizeof me), 0);
+            SAME(s[k]->block[sizeof me], k);
             obd_scratch_give(s[k]);
         }
     }

@@ -309,6 +309,8 @@ def test_tcp(obd: Obd, image: Image) -> None:
     ran = obd("serve", *words, "--", "sh", "-c", 'nbdinfo --size "$uri"')
     assert int(ran.text) == SIZE
     with socket.socket() as taken:
+        # Of the first server connections may linger.
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         taken.bind(("127.0.0.1", port))
         taken.listen()
         said = obd("serve", *words, "--", "true", code=1).err
