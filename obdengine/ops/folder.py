@@ -192,16 +192,20 @@ def change_config(
     like: Path | None = None,
     left_over: Sequence[Path] = (),
     repo_blob_url: str = "",
+    accelerated: bool = False,
 ) -> None:
     """Give a configuration other lowers and upper, durably and in one step.
 
     Every other key that it has stays; a new one has those of like. room None:
     as it was. left_over: files of the old upper, for remove_left_overs().
-    repo_blob_url: where a registry has the lowers, "" as it was.
+    repo_blob_url: where a registry has the lowers, "" as it was. accelerated:
+    the last of lowers is no layer, but what is read first.
     """
     found = _read(path) or (_read(like) if like else {})
     if repo_blob_url:
         found["repoBlobUrl"] = repo_blob_url
+    if accelerated:
+        found["accelerationLayer"] = True
     found["lowers"] = list(lowers)
     found["upper"] = _upper_object(path.parent, upper) if upper else {}
     own = dict(found.get(_OWN_KEY) or {})

@@ -242,8 +242,8 @@ class _Streak:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._end = self._fetched = 0
-        self._length = 0
+        self._end = 1 << 62  # nothing follows that
+        self._fetched = self._length = 0
 
     def ahead(self, first: int, end: int, refill: int) -> tuple[int, int]:
         """Return the range to fetch behind a miss of [first, end)."""

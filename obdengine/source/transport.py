@@ -68,6 +68,9 @@ _SHUNNED = 30.0
 
 _DAY = 86400.0
 
+# Nothing is to be done to the bytes.
+_PLAIN = {"Accept-Encoding": "identity"}
+
 # What urllib3 is to leave to us.
 _ONLY_SEND = {
     "redirect": False,
@@ -371,8 +374,8 @@ class Transport:
         left = end - time.monotonic()
         if left <= 0:
             raise Passing(TimedOut(f"{shown(url)}: no answer in time"))
-        fields = {"User-Agent": settings.user_agent, "Accept-Encoding": "identity"}
-        fields |= dict(headers or {}) | ({"Authorization": secret} if secret else {})
+        fields = {"User-Agent": settings.user_agent, **_PLAIN, **(headers or {})}
+        fields |= {"Authorization": secret} if secret else {}
         manager = self._manager(url)
         from obdengine.source.lost import FAILURES, lost
 
@@ -383,8 +386,7 @@ class Transport:
                     body=body() if callable(body) else body,
                     headers=fields,
                     timeout=min(settings.connect_timeout, left),
-                    pool_timeout=left,
-                    **_ONLY_SEND,
+                    **{"pool_timeout": left, **_ONLY_SEND},
                 )
         except FAILURES as error:
             raise lost(url, error) from error

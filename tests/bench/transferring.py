@@ -70,13 +70,12 @@ def rivals(
         shutil.rmtree(target)
         return seconds
 
-    def again(who: str) -> float:
-        return timed(partial(run, who, here, there))()
-
     works = {
         "to the registry": push,
         "back": pull,
-        "again, all is there: seconds": again,
+        "again, all is there: seconds": lambda who: timed(
+            partial(run, who, here, there)
+        )(),
     }
     return {
         f"{who} {name}": partial(work, who)

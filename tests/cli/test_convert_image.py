@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
+import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,7 @@ from obdengine.oci.layout import open_layout
 from tests.oci_images import add_image, make_layout, small_tar
 from tests.registries import Registry
 from tests.running import Ran
-from tests.tools import requires
+from tests.tools import environment, requires
 
 Obd = Callable[..., Ran]
 
@@ -211,3 +214,30 @@ def test_turbo_layers(convert: Obd, obd: Obd, layout: Path, tmp_path: Path) -> N
     assert "digest" in damage
     convert("--turbo", layout / "oci-layout", tmp_path / "x", code=2)
     convert("--turbo", "--compress", "zstd", f"oci:{layout}", tmp_path / "x", code=2)
+
+
+@requires("root", "setpriv")
+def test_ordinary_user_makes_the_same(
+    convert: Obd, layout: Path, golden: Path, tmp_path: Path
+) -> None:
+    names = [golden / "ext4-c" / f"layer{number}.tar" for number in range(3)]
+    image = make_layout(tmp_path / "golden", [name.read_bytes() for name in names])
+    words = ("--no-cache", "--size", "1G", "--output", "json", f"oci:{image}")
+    first = facts(convert(*words, tmp_path / "root"))
+    # Folders of pytest are root's alone.
+    with tempfile.TemporaryDirectory(prefix="obd-") as folder:
+        Path(folder).chmod(0o777)
+        shutil.copytree(image, Path(folder) / "image")
+        subprocess.run(["chmod", "-R", "a+rX", folder], check=True)
+        command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+        command += [str(Path(sys.executable).with_name("obd")), "convert", *words[:-1]]
+        done = subprocess.run(
+            [*command, f"oci:{folder}/image", f"{folder}/made"],
+            env=environment(HOME=folder, TMPDIR=folder),
+            capture_output=True,
+        )
+    assert done.returncode == 0, done.stderr
+    second = json.loads(done.stdout)
+    assert [x["digest"] for x in second["layers"]] == [
+        x["digest"] for x in first["layers"]
+    ]

@@ -76,16 +76,18 @@ def test_empty_file(server: Misbehaving) -> None:
 
 # Faults that pass: the answer to the next request is right.
 PASSING = [
-    *("cut", "reset", "lost", "stall", "silent", "slow", "short", "long"),
     *(
+        "cut",
+        "reset",
+        "lost",
+        "stall",
+        "silent",
+        "slow",
+        "short",
+        "long",
         "long-chunked",
-        "chunked",
-        "wrong-range",
-        "no-range",
-        "whole",
-        "login",
-        "encoded",
     ),
+    *("chunked", "wrong-range", "no-range", "whole", "login", "encoded"),
     *("no-http", "408", "429", "500", "502", "503", "504"),
 ]
 
@@ -147,11 +149,11 @@ def test_stream_that_stalls_ends_in_time(server: Misbehaving) -> None:
 
 def test_cut_again_and_again_goes_on_where_it_was(server: Misbehaving) -> None:
     opened = source(server, deadline=20.0)
-    server.faults = ["cut"] * 6
+    server.faults = ["cut"] * 4
     assert opened.pread(0, 64_000) == DATA[:64_000]
     starts = [int(asked[2][6:].split("-")[0]) for asked in server.requests[1:]]
     assert starts == sorted(starts)
-    assert len(set(starts)) > 5
+    assert len(set(starts)) > 3
 
 
 def test_large_file_without_ranges_is_refused(server: Misbehaving) -> None:
