@@ -21,7 +21,7 @@ from obdengine.device.extents import Extent, walk
 from obdengine.device.recorder import Recorder
 from obdengine.device.trace import Read
 from obdengine.errors import Closed, ObdError, OutOfRange, ReadOnly, UsageError
-from obdengine.index import Table
+from obdengine.index import Table, table_of
 from obdengine.layer import Layer, Upper
 from obdengine.units import MIB
 
@@ -90,7 +90,7 @@ class Device:
         """Put layers and upper on top of each other."""
         if not layers and not upper:
             raise UsageError("an image needs at least one layer")
-        table = Table([layer.segments for layer in layers])
+        table = table_of([layer.segments for layer in layers])
         if size is None:
             size = upper.virtual_size if upper else _size_of(layers)
         blobs = [layer.core for layer in layers]

@@ -8,14 +8,16 @@ it and stays in the table. Folding and look-up are the core's.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from weakref import WeakValueDictionary
 
 from obdengine import _core
 from obdengine.errors import LimitError
 from obdengine.segment import MAX_LAYERS, Segment
 
-__all__ = ["Table"]
+__all__ = ["Table", "table_of"]
 
 
 class Table:
@@ -35,6 +37,8 @@ class Table:
                 f"{len(layers)} layers are too many, a stack has at most {MAX_LAYERS}",
                 hint="flatten some of them with `obd convert`",
             )
+        # Alive as long as this, so that nothing else is where they are.
+        self._layers = tuple(layers)
         # Nothing below is as good as a layer that maps nothing.
         self.segmap = _core.SegMap(
             _core.merge(layers or [_core.Segments.from_list([])])
@@ -67,3 +71,22 @@ class Table:
             assert segment.length > 0, segment
         for a, b in pairwise(self):
             assert a.end <= b.start, (a, b)
+
+
+_lock = threading.Lock()
+_tables: WeakValueDictionary[tuple[int, ...], Table] = WeakValueDictionary()
+
+
+def table_of(layers: Sequence[_core.Segments]) -> Table:
+    """Return the table of layers, the same for the same objects in that order.
+
+    Many disks over the same layers have one. Raises LimitError as Table does.
+    """
+    key = tuple(map(id, layers))
+    with _lock:
+        table = _tables.get(key)
+    if table is None:
+        table = Table(layers)
+        with _lock:
+            table = _tables.setdefault(key, table)
+    return table

@@ -8,6 +8,7 @@ It compares no layer with another and looks no sector up.
 from __future__ import annotations
 
 from obdengine.layer.reader import Layer, open_layer
+from obdengine.layer.shared import open_shared
 from obdengine.layer.upper import (
     Upper,
     UpperOptions,
@@ -19,6 +20,7 @@ from obdengine.layer.writer import LayerWriter, Totals
 
 __all__ = [
     "open_layer",
+    "open_shared",
     "Layer",
     "open_upper",
     "create_upper",

@@ -20,9 +20,10 @@ trailer; the header is only compared with it. Nothing is looked up here.
 
 from __future__ import annotations
 
+import copy
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import cached_property
 from typing import NamedTuple
@@ -87,6 +88,7 @@ class Layer:
         self.entries = len(self.segments)
         self.padding = trailer.index_size - self.entries
         self._ends = ends
+        self._give_back: Callable[[], None] | None = None
 
     # Only people ask for these two: opening a large index does not wait.
 
@@ -123,9 +125,19 @@ class Layer:
 
     def close(self) -> None:
         """Close the blob. No read may be running; a second time does nothing."""
+        if self._give_back:
+            give_back, self._give_back = self._give_back, lambda: None
+            give_back()
+            return
         self.blob.close()
         if self.target:
             self.target.close()
+
+    def lend(self, give_back: Callable[[], None]) -> Layer:
+        """Return the same layer for another user, whose close() is give_back."""
+        lent = copy.copy(self)
+        lent._give_back = give_back
+        return lent
 
     def fetch(self, offset: int, size: int) -> None:
         """Make bytes of the file, or of the target's, resident for the core."""

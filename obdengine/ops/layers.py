@@ -14,7 +14,7 @@ from obdengine import source
 from obdengine.blob import Target, open_target
 from obdengine.config import LayerFile
 from obdengine.errors import CoreError, LimitError
-from obdengine.layer import Layer, open_layer
+from obdengine.layer import Layer, open_layer, open_shared
 from obdengine.ops.remote import open_remote, open_with
 from obdengine.service import Service, usual_service
 
@@ -91,7 +91,7 @@ def open_file(
     try:
         target = _target(layer, service) if layer.is_turbo else None
         if layer.path:
-            return open_layer(layer.path, target)
+            return open_layer(layer.path, target) if target else open_shared(layer.path)
         return open_with(layer, service, lambda remote: open_layer(remote, target))
     except MemoryError as error:
         raise CoreError(f"{layer.name}: no memory to open it", errno=ENOMEM) from error
