@@ -60,7 +60,7 @@ class Server:
         """Start it, and return when it takes connections."""
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                # It ends with us, also where nobody is left to end it.
+                # It ends with the thread that starts it: none is ever left behind.
                 [tool("setpriv"), "--pdeathsig", "TERM", *self.command()],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
