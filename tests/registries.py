@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import signal
 import socket
 import subprocess
 import time
@@ -59,11 +60,13 @@ class Server:
         """Start it, and return when it takes connections."""
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                self.command(),
+                # It ends with the thread that starts it: none is ever left behind.
+                [tool("setpriv"), "--pdeathsig", "TERM", *self.command()],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 env=environment(OTEL_TRACES_EXPORTER="none"),
+                start_new_session=True,
             )
         ended = os.pidfd_open(self.process.pid)
         try:
@@ -95,9 +98,9 @@ class Server:
         self.process = None
 
     def kill(self) -> None:
-        """End it as a crash would."""
+        """End it, and those that it has started, as a crash would."""
         if self.process:
-            self.process.kill()
+            os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
         self.process = None
 

@@ -273,4 +273,4 @@ def _read_token(name: str, body: bytes) -> tuple[str, float]:
         token, life = None, 0.0
     if not isinstance(token, str) or not token.isascii() or not token.isprintable():
         raise BadAnswer(f"{name}: gave no token")
-    return token, min(max(life, 1.0), 86400.0)
+    return token, min(life, 86400.0) if life >= 1.0 else 1.0

@@ -21,6 +21,7 @@ __all__ = [
     "HttpSettings",
     "Place",
     "context_for",
+    "decimal",
     "CERTIFICATE_FOLDERS",
     "is_plain_named",
     "judge_answer",
@@ -119,6 +120,12 @@ def judge_answer(url: str, target: str) -> str:
         return judge_url(target)
     except UsageError as error:
         raise BadAnswer(f"{shown(url)}: sends us to nowhere: {error}") from error
+
+
+def decimal(text: str) -> int | None:
+    """Return a number of bytes that a header says, None when it is none."""
+    value = int(text) if text.isdecimal() and len(text) < 20 else -1
+    return value if 0 <= value < 2**62 else None
 
 
 def origin_of(url: str) -> str:

@@ -29,6 +29,7 @@ from obdengine.errors import (
 from obdengine.source.hosts import (
     HttpSettings,
     Place,
+    decimal,
     judge_answer,
     judge_url,
     named,
@@ -130,8 +131,7 @@ class Answer:
     @property
     def length(self) -> int | None:
         """The bytes of the body as the header has them, or None."""
-        text = self.headers.get("Content-Length", "")
-        return int(text) if text.isdecimal() else None
+        return decimal(self.headers.get("Content-Length", ""))
 
     def read(self, size: int) -> bytes:
         """Return up to size bytes of the body, b"" at its end.

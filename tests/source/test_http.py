@@ -289,3 +289,37 @@ def test_query_is_not_shown(server: Misbehaving) -> None:
     with pytest.raises(AccessDenied) as caught:
         HttpSource(f"{server.url}/layer?X-Amz-Signature=hush", Transport())
     assert "hush" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Content-Range": f"bytes 0-0/{10**18 * 9}"},
+        {"Content-Range": f"bytes 0-0/{'9' * 5000}"},
+        {"Content-Range": "bytes 0-0/*"},
+        {"Content-Range": "bytes 5-0/10"},
+        {"Content-Range": "lines 0-0/10"},
+    ],
+)
+def test_sizes_that_make_no_sense(
+    server: Misbehaving, headers: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(
+        FAULTS, "odd", lambda handler, _: handler.say(206, headers, b"x")
+    )
+    server.always = "odd"
+    with pytest.raises((BadAnswer, SourceError)):
+        source(server).pread(0, 1)
+
+
+@pytest.mark.parametrize("length", ["9" * 5000, "-1", "1e3", "0x10", "9" * 19])
+def test_lengths_that_make_no_sense(
+    server: Misbehaving, length: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    headers = {"Content-Length": length}
+    monkeypatch.setitem(
+        FAULTS, "odd", lambda handler, _: handler.say(200, headers, b"x")
+    )
+    server.always = "odd"
+    with pytest.raises(SourceError):
+        source(server, attempts=1).pread(0, 1)
