@@ -188,6 +188,75 @@ is_within(struct obd_upper *u, uint64_t start, uint64_t want)
     return all <= limit;
 }
 
+/* Whoever writes little and flushes, again and again, gets room ahead: zeros in
+ * the data file and padding in the index file.  Writing over it changes no
+ * size and no map of the host's file system, whose journal a sync would have
+ * to write then.  On ext4 a write and a flush take 300 us in place of 550.
+ */
+#define SMALL_ROUND 64          /* records */
+#define SMALL_ROUNDS 16
+#define PADDING_AHEAD 256       /* records: a page */
+#define SECTORS_AHEAD 512       /* 256 KiB */
+
+static bool
+wants_ahead(const struct obd_upper *u)
+{
+    const struct obd_space *s = &u->space;
+
+    return atomic_load(&u->small_rounds) >= SMALL_ROUNDS
+           && !u->setup.in_place && !u->ahead_made && u->ahead_length == 0
+           && obd_space_unused(s) <= s->allowance / 2
+           && s->limit - s->end > 16 * SECTORS_AHEAD;
+}
+
+/* Nothing refers to what is new at the end, so zeros there harm nobody. */
+static void
+write_ahead(struct obd_upper *u)
+{
+    static const uint8_t zeros[SECTORS_AHEAD << OBD_SECTOR_SHIFT];
+
+    pthread_rwlock_wrlock(&u->lock);
+    bool wanted = wants_ahead(u);
+    uint64_t at = u->space.end;
+
+    u->ahead_made = u->ahead_made || wanted;
+    u->space.end += wanted ? SECTORS_AHEAD : 0;
+    pthread_rwlock_unlock(&u->lock);
+    if (!wanted)
+        return;
+    int error = u->io.write(u->io.context, u->setup.data_fd, zeros,
+                            sizeof zeros, at << OBD_SECTOR_SHIFT);
+
+    pthread_rwlock_wrlock(&u->lock);
+    u->ahead_made = false;
+    u->ahead_start = at;
+    u->ahead_length = error == 0 ? SECTORS_AHEAD : 0;
+    if (error != 0)
+        obd_space_undo(&u->space, at, SECTORS_AHEAD);
+    pthread_rwlock_unlock(&u->lock);
+}
+
+/* A place in the data file; the lock is held. */
+static int
+take_space(struct obd_upper *u, uint64_t want, bool grow, uint64_t *at,
+           uint64_t *length)
+{
+    if (u->ahead_length >= want) {
+        *at = u->ahead_start;
+        *length = want;
+        u->ahead_start += want;
+        u->ahead_length -= want;
+        return OBD_OK;
+    }
+    int status = obd_space_take(&u->space, want, grow, at, length);
+
+    if (status != OBD_FULL || u->ahead_length == 0)
+        return status;
+    obd_space_give(&u->space, u->ahead_start, u->ahead_length);
+    u->ahead_length = 0;
+    return obd_space_take(&u->space, want, grow, at, length);
+}
+
 /* In place, requests that run at the same time may pass the limit together. */
 static int
 take_place(struct obd_upper *u, uint64_t start, uint64_t want, bool grow,
@@ -202,7 +271,7 @@ take_place(struct obd_upper *u, uint64_t start, uint64_t want, bool grow,
         return ok ? OBD_OK : OBD_FULL;
     }
     pthread_rwlock_wrlock(&u->lock);
-    int status = obd_space_take(&u->space, want, grow, at, length);
+    int status = take_space(u, want, grow, at, length);
     pthread_rwlock_unlock(&u->lock);
     return status;
 }
@@ -372,6 +441,8 @@ obd_upper_write(struct obd_upper *u, uint64_t start, uint64_t length,
         length -= part;
         buf += part << OBD_SECTOR_SHIFT;
     }
+    if (OBD_UNLIKELY(atomic_load(&u->small_rounds) >= SMALL_ROUNDS))
+        write_ahead(u);
     return many ? obd_upper_flush(u, fault) : OBD_OK;
 }
 
@@ -446,6 +517,25 @@ sync_file(struct obd_upper *u, int fd, struct obd_fault *fault)
     return refused(fault, error, 0);
 }
 
+static void
+pad_ahead(struct obd_upper *u, size_t records, uint64_t end)
+{
+    struct obd_segment padding[PADDING_AHEAD];
+
+    unsigned rounds = atomic_load(&u->small_rounds);
+
+    rounds = records > SMALL_ROUND ? 0 : rounds + (rounds < SMALL_ROUNDS);
+    atomic_store(&u->small_rounds, rounds);
+    if (rounds < SMALL_ROUNDS || end <= u->padded_end)
+        return;
+    for (size_t i = 0; i < PADDING_AHEAD; i++)
+        padding[i] = (struct obd_segment){ .lo = OBD_PADDING_START };
+    /* Only a wish: without room for it all is as before. */
+    if (u->io.write(u->io.context, u->setup.index_fd, padding,
+                    sizeof padding, end) == 0)
+        u->padded_end = end + sizeof padding;
+}
+
 /* (a) and (b): data, sync, records, sync. */
 static int
 write_batch(struct obd_upper *u, const struct batch *b,
@@ -461,6 +551,8 @@ write_batch(struct obd_upper *u, const struct batch *b,
     status = refused(fault, u->io.write(u->io.context, u->setup.index_fd,
                                         b->records.s, size, u->index_end),
                      u->index_end);
+    if (status == OBD_OK)
+        pad_ahead(u, b->records.n, u->index_end + size);
     if (status == OBD_OK)
         status = sync_file(u, u->setup.index_fd, fault);
     if (status == OBD_OK)
@@ -578,6 +670,7 @@ obd_upper_index_end(struct obd_upper *u, int done)
     if (done > 0) {
         u->setup.index_fd = u->next_index_fd;
         u->index_end = u->next_index_end;
+        u->padded_end = 0;
     } else if (done < 0) {
         u->broken = -done;
     }
@@ -612,7 +705,7 @@ obd_upper_facts(struct obd_upper *u, struct obd_upper_facts *facts)
     facts->segments = obd_live_count(u->live);
     facts->stored = obd_live_stored(u->live);
     facts->data_end = u->space.end;
-    facts->unused = obd_space_unused(&u->space);
+    facts->unused = obd_space_unused(&u->space) + u->ahead_length;
     facts->pending = u->pending.n;
     pthread_rwlock_unlock(&u->lock);
     pthread_mutex_lock(&u->rounds);

@@ -40,7 +40,11 @@ struct obd_upper {
     struct list pending;        /* records that no flush has taken */
     struct list hidden;         /* data that pending records hide */
     struct list retired;        /* hidden durably, maybe still read */
+    uint64_t ahead_start;       /* sectors that are zeros on the host, for */
+    uint64_t ahead_length;      /* the next small writes */
+    bool ahead_made;            /* somebody writes them just now */
     bool dirty;                 /* data was written since the last sync */
+    _Atomic unsigned small_rounds;      /* one after the other */
     _Atomic uint64_t index_end; /* bytes of the index file that count */
     struct obd_upper_facts facts;
 
@@ -55,6 +59,7 @@ struct obd_upper {
     int last_status;            /* of the round that ended last */
     struct obd_fault last_fault;
     int broken;                 /* errno of a sync that failed, for ever */
+    uint64_t padded_end;        /* of padding behind what counts, or less */
     struct batch held;          /* while the index file is replaced */
     int next_index_fd;
     uint64_t next_index_end;
