@@ -32,6 +32,7 @@ FLOORS = [
     {"device"},
     {"config"},
     {"ops"},
+    {"host"},
     {""},  # obdengine/__init__.py
     {"cli"},
 ]

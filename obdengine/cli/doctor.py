@@ -20,9 +20,10 @@ from typing import Any
 
 import click
 
-from obdengine.cli import kvm, nbdkit
+from obdengine.cli import kvm
 from obdengine.cli.output import json_option, json_text, printable
 from obdengine.errors import ObdError
+from obdengine.host import nbdkit
 
 __all__ = ["doctor"]
 

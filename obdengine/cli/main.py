@@ -111,6 +111,36 @@ def _serve() -> click.Command:
     return serve
 
 
+def _attach() -> click.Command:
+    from obdengine.cli.attach import attach
+
+    return attach
+
+
+def _detach() -> click.Command:
+    from obdengine.cli.attach import detach
+
+    return detach
+
+
+def _ps() -> click.Command:
+    from obdengine.cli.attach import ps
+
+    return ps
+
+
+def _mount() -> click.Command:
+    from obdengine.cli.mount import mount
+
+    return mount
+
+
+def _umount() -> click.Command:
+    from obdengine.cli.mount import umount
+
+    return umount
+
+
 def _doctor() -> click.Command:
     from obdengine.cli.doctor import doctor
 
@@ -131,6 +161,11 @@ class _Commands(click.Group):
         "compact": _compact,
         "snapshot": _snapshot,
         "serve": _serve,
+        "attach": _attach,
+        "detach": _detach,
+        "ps": _ps,
+        "mount": _mount,
+        "umount": _umount,
         "doctor": _doctor,
     }
 

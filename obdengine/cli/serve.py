@@ -21,17 +21,16 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import quote
 
 import click
 
-import obdengine
-from obdengine.cli import nbdkit
 from obdengine.cli.images import layer_files
+from obdengine.cli.writing import writing_options
 from obdengine.errors import ObdError, UsageError
-from obdengine.layer import UpperOptions
-from obdengine.units import parse_size
+from obdengine.host import nbdkit
+from obdengine.host.export import Writing, image_keys
 
 __all__ = ["serve"]
 
@@ -76,49 +75,6 @@ class _Address:
         return ["--ipaddr", self.host, "--port", str(self.port)]
 
 
-class _Writing(NamedTuple):
-    """What the options say about writing."""
-
-    read_write: bool
-    upper: Path | None
-    form: str | None
-    max_size: int | None
-    garbage: int | None
-
-    @property
-    def wanted(self) -> bool:
-        return self.read_write or self.upper is not None
-
-    def check(self) -> None:
-        """Raise UsageError for options that need others."""
-        if self.form and not self.upper:
-            raise UsageError("--form goes with --upper")
-        if not self.wanted and (self.max_size, self.garbage) != (None, None):
-            raise UsageError("--max-size and --garbage go with --upper or --read-write")
-
-    def try_open(self, image: Sequence[str]) -> None:
-        """Open the image once: here, what is wrong gets its own exit code."""
-        obdengine.open(
-            list(image),
-            readonly=not self.wanted,
-            upper=self.upper,
-            form=self.form or "append",
-            options=UpperOptions(self.max_size, self.garbage),
-        ).close()
-
-    @property
-    def keys(self) -> list[str]:
-        """What the plugin is told."""
-        pairs = {
-            "upper": self.upper and self.upper.absolute(),
-            "form": self.form,
-            "max-size": self.max_size,
-            "garbage": self.garbage,
-        }
-        said = [f"{key}={value}" for key, value in pairs.items() if value is not None]
-        return [*said, "readonly=false"] if self.wanted else said
-
-
 class _Split(click.Command):
     """A command whose words after "--" are not its own."""
 
@@ -148,26 +104,7 @@ class _Split(click.Command):
 )
 @click.option("--name", default="", metavar="EXPORT", help="Name of the export.")
 @click.option("--threads", type=click.IntRange(1, 256), help="Requests at a time (16).")
-@click.option(
-    "--upper",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Write to a layer in this folder; it is made if it is new.",
-)
-@click.option(
-    "--read-write", "-w", is_flag=True, help="Write to the image's own upper."
-)
-@click.option(
-    "--form",
-    type=click.Choice(["append", "sparse"]),
-    help="Form of a new writable layer (append).",
-)
-@click.option(
-    "--max-size", type=parse_size, metavar="SIZE", help="Most that its data may take."
-)
-@click.option(
-    "--garbage", type=parse_size, metavar="SIZE", help="Overwritten data kept (1G)."
-)
+@writing_options
 @click.option(
     "--control",
     type=click.Path(path_type=Path),
@@ -195,7 +132,7 @@ def serve(
         raise UsageError("--socket and --port exclude each other")
     if bind and not port:
         raise UsageError("--bind goes with --port")
-    writing = _Writing(**options)
+    writing = Writing(**options)
     writing.check()
     keys = [*_image_keys(image), *writing.keys]
     writing.try_open(image)
@@ -213,7 +150,7 @@ def serve(
 def _image_keys(image: Sequence[str]) -> list[str]:
     """Return what names the image to the plugin, once it is known to be local."""
     layer_files(image)
-    return [f"config={Path(word).absolute()}" for word in image]
+    return image_keys(image)
 
 
 def _place(socket: Path | None, port: int | None, stack: ExitStack) -> Path | None:
