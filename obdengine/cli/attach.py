@@ -28,6 +28,7 @@ _WAYS = {
     "nbd": "the kernel's NBD client",
     "loop": "FUSE and a loop device",
     "file": "a file in FUSE",
+    "socket": "nothing: it is the socket of the server",
 }
 
 _OPTIONS = [
@@ -179,7 +180,7 @@ def facts(places: Places, record: Record) -> dict[str, Any]:
         "mounts": record.mounts,
         "mount": None,
     }
-    if state == "up":
+    if state == "up" and record.way != "socket":
         # A disk without a file system, or one that fails: there is no mount.
         with suppress(UsageError, HostError):
             found["mount"] = describe(record.device, read_only=record.read_only)

@@ -141,6 +141,12 @@ def _umount() -> click.Command:
     return umount
 
 
+def _vm() -> click.Command:
+    from obdengine.cli.vm import vm
+
+    return vm
+
+
 def _doctor() -> click.Command:
     from obdengine.cli.doctor import doctor
 
@@ -166,6 +172,7 @@ class _Commands(click.Group):
         "ps": _ps,
         "mount": _mount,
         "umount": _umount,
+        "vm": _vm,
         "doctor": _doctor,
     }
 

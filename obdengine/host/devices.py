@@ -9,12 +9,15 @@ one of three ways, the first that works:
     loop   /dev/loopN, on a file that FUSE shows
     file   that file itself, for who is not root
 
+or, where that is asked for, not at all: `socket` is for virtual machines.
+
 Every device is recorded before and after it is made, so that it is found and
 taken away whenever the tool that made it ended.
 """
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +26,8 @@ from obdengine.errors import Busy, HostError, UsageError
 from obdengine.host import kernel_nbd, loop
 from obdengine.host.bridge import FILE, start_bridge, stop_bridge
 from obdengine.host.export import Writing, whole_path
+from obdengine.host.handshake import negotiate
+from obdengine.host.processes import Process
 from obdengine.host.records import (
     Places,
     Record,
@@ -35,6 +40,8 @@ from obdengine.host.records import (
     save,
 )
 from obdengine.host.server import SOCKET, start_server
+from obdengine.ops.folder import CONFIG_NAME
+from obdengine.ops.resize import resize
 
 __all__ = [
     "WAYS",
@@ -42,6 +49,7 @@ __all__ = [
     "attached",
     "detach",
     "find",
+    "grow",
     "health",
     "repair",
     "restore",
@@ -144,6 +152,26 @@ def repair(places: Places, name: str) -> Record | None:
         return _repaired(places, folder, record) if record else None
 
 
+def grow(places: Places, name: str, size: int) -> Record:
+    """Give a device's disk another size, in bytes.
+
+    Its server is exchanged meanwhile, and requests wait. The device has to be
+    told, by whoever uses it.
+    """
+    with locked(places, name) as folder:
+        record = load(places, name)
+        if record is None or record.server is None:
+            raise UsageError(f"{name}: is not attached")
+        upper = record.options.get("upper")
+        config = Path(upper) / CONFIG_NAME if upper else Path(record.image[0])
+        record.server.stop(_STOP_SECONDS)
+        try:
+            resize(config, size)
+        finally:
+            record = _repaired(places, folder, record)
+        return record
+
+
 def restore(places: Places) -> list[tuple[str, Exception | None]]:
     """Repair all that is down, and make what shall be there after a reboot.
 
@@ -172,7 +200,7 @@ def restore(places: Places) -> list[tuple[str, Exception | None]]:
 def _make(places: Places, folder: Path, record: Record, way: str | None) -> Record:
     record = save(places, record)
     try:
-        server = start_server(folder, record.image, Writing.of(record.options))
+        server = _serve(folder, record)
         record = save(places, replace(record, server=server))
         return save(places, _bring_up(folder, record, way))
     except BaseException:
@@ -195,16 +223,28 @@ def _bring_up(folder: Path, record: Record, way: str | None) -> Record:
 def _repaired(places: Places, folder: Path, record: Record) -> Record:
     if not record.of_this_boot:
         remove(places, record.name, forget=False)
-        folder.mkdir(mode=0o700, exist_ok=True)
+        folder.mkdir(mode=0o711, exist_ok=True)
         fresh = replace(record, server=None, bridge=None, device="", mounts=[])
         return _make(places, folder, fresh, record.way or None)
     if not record.served:
-        server = start_server(folder, record.image, Writing.of(record.options))
+        server = _serve(folder, record)
         record = save(places, replace(record, server=server))
     way = _WAYS.get(record.way)
     if way is None or not record.device:
         return save(places, _bring_up(folder, record, record.way or None))
     return save(places, way.mend(folder, record))
+
+
+def _serve(folder: Path, record: Record) -> Process:
+    """Start the server of a record; who may use it can connect to it."""
+    server = start_server(folder, record.image, Writing.of(record.options))
+    if record.owner:
+        try:
+            shutil.chown(folder / SOCKET, record.owner)
+        except (OSError, LookupError) as error:
+            server.stop(_STOP_SECONDS)
+            raise HostError(f"give {SOCKET} to {record.owner}: {error}") from error
+    return server
 
 
 def _take_down(folder: Path, record: Record) -> None:
@@ -318,7 +358,33 @@ class _Loop(_File):
         stop_bridge(record.bridge, folder)
 
 
-_WAYS: dict[str, type[_Nbd] | type[_File]] = {"nbd": _Nbd, "loop": _Loop, "file": _File}
+class _Socket:
+    @staticmethod
+    def why_not() -> str | None:
+        return None
+
+    @staticmethod
+    def up(folder: Path, record: Record) -> Record:
+        link = negotiate(folder / SOCKET)
+        link.socket.close()
+        return replace(record, device=str(folder / SOCKET), size=link.size)
+
+    @staticmethod
+    def is_up(record: Record) -> bool:
+        return True
+
+    mend = up
+
+    @staticmethod
+    def down(folder: Path, record: Record) -> None:
+        pass
+
+
+_Way = type[_Nbd] | type[_File] | type[_Socket]
+_WAYS: dict[str, _Way] = {
+    **{"nbd": _Nbd, "loop": _Loop, "file": _File},
+    "socket": _Socket,
+}
 
 # In the order of preference.
 WAYS: Sequence[str] = tuple(_WAYS)

@@ -76,7 +76,7 @@ class Record:
         name: how people call it.
         image: what is served, words with whole paths.
         options: how: the keys of host.Export but its image.
-        way: "nbd", "loop" or "file".
+        way: "nbd", "loop", "file" or "socket".
         device: the path that others use, "" as long as there is none.
         size: of the disk, in bytes.
         server: the process that serves the image.
@@ -85,6 +85,7 @@ class Record:
         connections: to the server, of the kernel's NBD client.
         timeout: seconds that a request may take, 0 for any number.
         keep: whether it shall be there after a reboot.
+        owner: the user who may connect to the server, "" for who started it.
         made_for: the mount point when it was made by a mount, else "".
         mounts: what is mounted from it, the first one first.
         boot: the boot of the machine in which this was written.
@@ -102,6 +103,7 @@ class Record:
     connections: int = 2
     timeout: int = 0
     keep: bool = False
+    owner: str = ""
     made_for: str = ""
     mounts: list[str] = field(default_factory=list)
     boot: str = ""
@@ -199,7 +201,8 @@ def locked(places: Places, name: str) -> Iterator[Path]:
 def _lock(folder: Path) -> int:
     while True:
         try:
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            # Others can reach a socket that is theirs, and see nothing else.
+            folder.mkdir(parents=True, exist_ok=True, mode=0o711)
             fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except FileNotFoundError:  # removed between the two
             continue
@@ -230,6 +233,7 @@ def _read(path: Path) -> Record | None:
 def _write(path: Path, record: Record) -> None:
     made = path.with_name(f".{path.name}.new")
     try:
+        made.touch(mode=0o600)
         made.write_text(json.dumps(asdict(record), indent=2) + "\n")
         made.rename(path)
     except OSError as error:
