@@ -141,6 +141,12 @@ def _umount() -> click.Command:
     return umount
 
 
+def _manager() -> click.Command:
+    from obdengine.cli.manager import manager
+
+    return manager
+
+
 def _vm() -> click.Command:
     from obdengine.cli.vm import vm
 
@@ -172,6 +178,7 @@ class _Commands(click.Group):
         "ps": _ps,
         "mount": _mount,
         "umount": _umount,
+        "manager": _manager,
         "vm": _vm,
         "doctor": _doctor,
     }
