@@ -139,6 +139,23 @@ def keep_state():
         ctypes.pythonapi.PyGILState_Ensure()
 
 
+# -- The filter. Where nbdkit runs it before us (filter.c), it is told of the disk
+# of each connection, and asks us only for what it cannot do.
+
+try:
+    _offer = ctypes.CDLL(None).obd_filter_offer
+    _offer.argtypes = [ctypes.c_void_p]
+except AttributeError:
+    _offer = None
+
+
+def offer(export):
+    """Offer the device to the filter, if there is one; return the export."""
+    if _offer is not None:
+        _offer(export.device.native)
+    return export
+
+
 # -- Exports.
 
 
@@ -419,7 +436,7 @@ def open(readonly):
     """Return the export that the client has named."""
     _connecting.add(threading.get_ident())
     try:
-        return acquire(wanted_export(nbdkit.export_name()))
+        return offer(acquire(wanted_export(nbdkit.export_name())))
     except (ObdError, OSError) as error:
         raise failed(error) from None
 

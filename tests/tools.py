@@ -57,6 +57,14 @@ def environment(**more: str) -> dict[str, str]:
     return {**outer, "PATH": _path(), "PYTHONPATH": ":".join(paths), **more}
 
 
+def nbdkit_filter() -> Path:
+    """Return our filter for nbdkit; skip the test where it was not built."""
+    found = sorted((ROOT / "obdengine").glob("_nbdkit_filter*.so"))
+    if not found:
+        pytest.skip("nbdkit-plugin-dev was not installed when obdengine was built")
+    return found[0]
+
+
 def missing(name: str) -> str | None:
     """Say why `name` cannot be used here, or None when it can.
 

@@ -20,6 +20,7 @@ from obdengine._core.kernels import (
     same_granules,
     zero_granules,
 )
+from obdengine._core.ports import Port
 from obdengine._core.segments import SegMap, Segments, merge
 from obdengine._core.uppers import Io, Upper, UpperFacts, punch
 
@@ -33,6 +34,7 @@ __all__ = [
     "Device",
     "Io",
     "JumpTable",
+    "Port",
     "RawExtent",
     "SegMap",
     "Segments",

@@ -174,4 +174,17 @@ int obd_upper_index_begin(struct obd_upper *u, int fd,
                           struct obd_fault *fault);
 void obd_upper_index_end(struct obd_upper *u, int done);
 
+bool obd_upper_wants_compaction(struct obd_upper *u);
+
+struct obd_port;
+struct obd_port *obd_port_new(void);
+void obd_port_end(struct obd_port *p);
+void obd_port_use(struct obd_port *p, struct obd_device *d, int writable);
+void obd_port_pass(struct obd_port *p);
+void obd_port_leave(struct obd_port *p);
+void obd_port_shut(struct obd_port *p);
+void obd_port_open(struct obd_port *p);
+struct obd_native { ...; };
+void obd_native_fill(struct obd_native *out, struct obd_port *p);
+
 void free(void *p);

@@ -353,6 +353,18 @@ obd_device_discard(struct obd_device *d, uint64_t offset, uint64_t size,
     return put(d, offset + head, NULL, size - head - tail, fault);
 }
 
+int
+obd_device_flush(struct obd_device *d, struct obd_fault *fault)
+{
+    return d->upper ? obd_upper_flush(d->upper, fault) : OBD_OK;
+}
+
+bool
+obd_device_wants_compaction(const struct obd_device *d)
+{
+    return d->upper && obd_upper_wants_compaction(d->upper);
+}
+
 /* ---- Extents ---- */
 
 /* Presence can change within a part, block by block: the first stretch. */

@@ -56,6 +56,14 @@ extern int obd_device_discard(struct obd_device *d, uint64_t offset,
                               uint64_t size, struct obd_fault *fault)
     OBD_NONNULL(1, 4) OBD_MUST_USE;
 
+/* Make durable what was written; nothing to do without an upper. */
+extern int obd_device_flush(struct obd_device *d, struct obd_fault *fault)
+    OBD_NONNULL(1, 2) OBD_MUST_USE;
+
+/* As obd_upper_wants_compaction. */
+extern bool obd_device_wants_compaction(const struct obd_device *d)
+    OBD_NONNULL(1);
+
 enum obd_extent_flags {
     OBD_EXTENT_ZERO = 1,        /* reads as zeros */
     OBD_EXTENT_DATA = 2,        /* bytes are stored for it */

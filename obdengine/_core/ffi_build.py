@@ -23,6 +23,8 @@ PARTS = (
     "jump",
     "live",
     "merge",
+    "native",
+    "port",
     "record",
     "replay",
     "scan",

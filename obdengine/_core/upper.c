@@ -619,3 +619,23 @@ obd_upper_facts(struct obd_upper *u, struct obd_upper_facts *facts)
     facts->records = (u->index_end - HEADER_SIZE) / OBD_RECORD_SIZE;
     pthread_mutex_unlock(&u->rounds);
 }
+
+/* The index file is written anew when it has this many records more than four
+ * times the segments that they make: 1 MiB, replayed in some milliseconds.
+ */
+#define SLACK_RECORDS 65536
+
+bool
+obd_upper_wants_compaction(struct obd_upper *u)
+{
+    uint64_t records = (atomic_load(&u->index_end) - HEADER_SIZE)
+                       / OBD_RECORD_SIZE;
+
+    /* Most flushes are done here, without the lock. */
+    if (records <= SLACK_RECORDS)
+        return false;
+    pthread_rwlock_rdlock(&u->lock);
+    uint64_t segments = obd_live_count(u->live);
+    pthread_rwlock_unlock(&u->lock);
+    return records > 4 * segments + SLACK_RECORDS;
+}

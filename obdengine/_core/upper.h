@@ -127,6 +127,12 @@ extern int obd_upper_read(const struct obd_upper *u, uint64_t offset,
 extern void obd_upper_facts(struct obd_upper *u, struct obd_upper_facts *facts)
     OBD_NONNULL(1, 2);
 
+/* Whether most records of the index file are of no use any more, so that it
+ * is worth writing anew.
+ */
+extern bool obd_upper_wants_compaction(struct obd_upper *u)
+    OBD_NONNULL(1) OBD_MUST_USE;
+
 /* Write the index as it is now, and synced, to another file from offset 4096
  * on, in the order of the disk.  Until obd_upper_index_end no flush ends:
  * the caller puts the file in the place of the old one, and says whether

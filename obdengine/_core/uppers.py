@@ -144,6 +144,10 @@ class Upper:
         fault = new_fault()
         check(lib.obd_upper_flush(self._c, fault), fault, self.name)
 
+    def wants_compaction(self) -> bool:
+        """Tell whether most records of the index file are overwritten ones."""
+        return bool(lib.obd_upper_wants_compaction(self._c))
+
     def facts(self) -> UpperFacts:
         """Return what the log holds now."""
         out = ffi.new("struct obd_upper_facts *")

@@ -131,6 +131,13 @@ def _plugin() -> str:
     return f"{nbdkit.plugin_file()} imports {facts['obdengine']}"
 
 
+def _filter() -> str:
+    reason = nbdkit.why_no_filter()
+    if reason:
+        raise _Missing(reason)
+    return f"{nbdkit.filter_file()}"
+
+
 def _program(*names: str) -> Callable[[], str]:
     def probe() -> str:
         path = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
@@ -196,6 +203,13 @@ _CHECKS = [
         "make the environment again with nbdkit's Python: rm -rf .venv; make setup",
         True,
         _plugin,
+    ),
+    _Check(
+        "nbdkit-filter",
+        "obd serve, several times as fast: requests that need no Python go past it",
+        nbdkit.NO_FILTER,
+        False,
+        _filter,
     ),
     _Check(
         "nbdcopy, nbdinfo",

@@ -195,6 +195,7 @@ def _running(
                 *(nbdkit.binary(), "--foreground", "--exit-with-parent"),
                 *("--pidfile", str(ready), *address.options, *options),
                 *([] if writing else ["--readonly"]),
+                *_filter_options(),
                 *("python", str(nbdkit.plugin_file()), *keys),
             ],
             env=nbdkit.environment(),
@@ -208,6 +209,11 @@ def _running(
         finally:
             os.close(pipe)
             _stop(server, _STOP_WRITING_SECONDS if writing else _STOP_SECONDS)
+
+
+def _filter_options() -> list[str]:
+    """Return what takes resident requests past Python, where nbdkit can do it."""
+    return [] if nbdkit.why_no_filter() else [f"--filter={nbdkit.filter_file()}"]
 
 
 def _wait_until_ready(server: subprocess.Popen[bytes], pipe: int) -> None:

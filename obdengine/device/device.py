@@ -9,11 +9,10 @@ writes are refused.
 
 from __future__ import annotations
 
-import threading
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from typing import NamedTuple, NoReturn
 
 from obdengine import _core
@@ -63,7 +62,7 @@ class Device:
         upper.
         """
         self.name = name
-        self._gate = _Gate()
+        self._port = _core.Port()
         # How many cores use a part.
         self._users: Counter[Layer | Upper] = Counter()
         self._use(self._pile(layers, upper, size))
@@ -89,8 +88,20 @@ class Device:
 
     def _use(self, stack: _Stack) -> None:
         """Be this from now on; it cannot fail."""
+        writable = stack.upper is not None and not stack.upper.readonly
+        # Afterwards no native request is in the old core, which may go then.
+        self._port.use(stack.core, writable=writable)
         self.layers, self.upper, self.size, self._table, core = stack
         self._core: _core.Device | None = core
+
+    @property
+    def native(self) -> int:
+        """Address of what serves requests without Python; see _core/native.h.
+
+        Good for as long as the device is referred to, or that is held. What
+        cannot be done there is asked for here again.
+        """
+        return self._port.address
 
     @property
     def readonly(self) -> bool:
@@ -165,7 +176,7 @@ class Device:
 
     def flush(self) -> None:
         """Make every write durable that returned before; raises SourceError."""
-        with self._gate:
+        with self._port:
             self._core or self._closed()
             upper = self.upper
             if upper and not upper.readonly:
@@ -178,7 +189,7 @@ class Device:
 
         Raises ReadOnly, SourceError, Closed.
         """
-        with self._gate:
+        with self._port:
             self._core or self._closed()
             if self.upper is None or self.readonly:
                 raise self._read_only()
@@ -186,7 +197,7 @@ class Device:
             self.upper.compact_index()
 
     def _write(self, call: Callable[[_core.Device], None]) -> None:
-        with self._gate:
+        with self._port:
             core = self._core or self._closed()
             if self.readonly:
                 raise self._read_only()
@@ -209,7 +220,7 @@ class Device:
         it then leaves everything as it was. No write and no flush runs
         meanwhile, reads go on. Raises ReadOnly, Closed, and what change raises.
         """
-        with self._gate.shut():
+        with self._port.shut():
             self._core or self._closed()
             if self.upper is None or self.readonly:
                 raise self._read_only()
@@ -239,9 +250,10 @@ class Device:
 
         What was written is made durable first; raises what flush() raises.
         """
-        with self._gate.shut():
+        with self._port.shut():
             core, self._core = self._core, None
             upper, self.upper, self.layers = self.upper, None, ()
+            self._port.use(None, writable=False)
         if core and upper and not upper.readonly:
             upper.flush()
 
@@ -287,38 +299,3 @@ def _release(users: Counter[Layer | Upper], parts: Sequence[Layer | Upper]) -> N
             # Nobody hears of it here, and Device.close() has flushed before.
             with suppress(ObdError):
                 part.close()
-
-
-class _Gate:
-    """Lets writes through until it is shut; shutting waits for those inside."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._inside = 0
-        self._shut = False
-
-    def __enter__(self) -> None:
-        with self._changed:
-            while self._shut:
-                self._changed.wait()
-            self._inside += 1
-
-    def __exit__(self, *_: object) -> None:
-        with self._changed:
-            self._inside -= 1
-            if self._shut:
-                self._changed.notify_all()
-
-    @contextmanager
-    def shut(self) -> Iterator[None]:
-        """Keep writes out for the block, one block at a time."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._shut)
-            self._shut = True
-            self._changed.wait_for(lambda: not self._inside)
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._shut = False
-                self._changed.notify_all()

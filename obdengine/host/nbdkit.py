@@ -18,16 +18,20 @@ from pathlib import Path
 from obdengine.errors import ObdError
 
 __all__ = [
+    "NO_FILTER",
     "NO_NBDKIT",
     "NO_PYTHON_PLUGIN",
     "binary",
     "dump_plugin",
     "environment",
+    "filter_file",
     "plugin_file",
+    "why_no_filter",
 ]
 
 NO_NBDKIT = "apt-get install nbdkit"
 NO_PYTHON_PLUGIN = "apt-get install nbdkit-plugin-python"
+NO_FILTER = "apt-get install nbdkit-plugin-dev; make setup"
 
 # The folder that `import obdengine` finds the package in.
 _HOME = Path(__file__).resolve().parents[2]
@@ -65,6 +69,28 @@ def plugin_file() -> Path:
         if place.is_file():
             return place.resolve()
     raise ObdError(f"{_PLUGIN} is not installed", hint="install obdengine again")
+
+
+def filter_file() -> Path | None:
+    """Return the filter that takes requests past Python, None if it was not built."""
+    return next((_HOME / "obdengine").glob("_nbdkit_filter*.so"), None)
+
+
+def why_no_filter() -> str | None:
+    """Return why nbdkit cannot use our filter, or None: it can.
+
+    A filter is for the nbdkit whose headers it was compiled with.
+    """
+    path = filter_file()
+    if path is None:
+        return "it was not built"
+    done = subprocess.run(
+        [binary(), f"--filter={path}", "null", "--dump-plugin"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return None if done.returncode == 0 else done.stderr.strip() or "nbdkit refuses it"
 
 
 def environment() -> dict[str, str]:

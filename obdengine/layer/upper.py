@@ -52,10 +52,6 @@ _SPARSE_FLAGS = _APPEND_FLAGS | format.SPARSE
 _INDEX_FLAGS = format.HEADER
 _MAP_FLAGS = format.HEADER | format.SPARSE
 
-# The index file is written anew when it has this many records more than four
-# times the segments that they make: 1 MiB, replayed in some milliseconds.
-_SLACK_RECORDS = 65536
-
 
 @dataclass(frozen=True)
 class UpperOptions:
@@ -172,8 +168,7 @@ class Upper:
 
     def wants_compaction(self) -> bool:
         """Tell whether most records of the index file are overwritten ones."""
-        facts = self.facts()
-        return facts.records > 4 * facts.segments + _SLACK_RECORDS
+        return self.core.wants_compaction()
 
     def compact_index(self) -> None:
         """Write the index file anew, in the order of the disk.

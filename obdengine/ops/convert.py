@@ -22,7 +22,7 @@ from obdengine.blob.pool import cpus, ordered_map
 from obdengine.device import Device
 from obdengine.errors import UsageError
 from obdengine.ops.difference import write_difference
-from obdengine.ops.disks import STREAM, RawDisk, StackDisk
+from obdengine.ops.disks import STREAM, BaseDisk, RawDisk, StackDisk
 from obdengine.ops.layer_file import LayerOptions, Written, write_layer
 from obdengine.source.output import DeviceOutput, Output, open_output
 from obdengine.units import MIB
@@ -53,7 +53,6 @@ def to_layer(
     if base and options.parent_uuid is None:
         top = base.upper or base.layers[-1]
         options = replace(options, parent_uuid=top.uuid)
-    below = StackDisk(base) if base else None
     with ExitStack() as opened:
         if isinstance(src, (str, os.PathLike)):
             src = opened.enter_context(RawDisk(src))
@@ -61,6 +60,7 @@ def to_layer(
         if not disk.size:
             # A layer of no size takes that of the layer below.
             raise UsageError(f"{disk.name}: the disk is empty")
+        below = BaseDisk(base, disk.size) if base else None
         return write_layer(
             dst,
             disk.size,

@@ -21,7 +21,7 @@ from obdengine import _core
 from obdengine.blob import Progress
 from obdengine.layer import LayerWriter
 from obdengine.layer.writer import MAX_RUN
-from obdengine.ops.disks import Disk
+from obdengine.ops.disks import Base, Disk
 from obdengine.units import MIB, SECTOR, round_up
 
 __all__ = ["Budget", "write_difference"]
@@ -82,7 +82,7 @@ class _Ranges:
 
 def write_difference(
     disk: Disk,
-    base: Disk | None,
+    base: Base | None,
     layer: LayerWriter,
     progress: Progress | None = None,
 ) -> None:
@@ -109,7 +109,7 @@ def write_difference(
 
 
 def _chunks(
-    disk: Disk, base: Disk | None, budget: Budget
+    disk: Disk, base: Base | None, budget: Budget
 ) -> Iterator[tuple[int, int | None, int]]:
     """Yield (offset, granule, size) of what must be compared, all in bytes.
 
@@ -138,7 +138,7 @@ def _chunks(
 class _Comparison:
     """The buffers into which disk and base are read, used again and again."""
 
-    def __init__(self, disk: Disk, base: Disk | None) -> None:
+    def __init__(self, disk: Disk, base: Base | None) -> None:
         self._disk = disk
         self._base = base
         self._mine = self._other = memoryview(b"")
@@ -161,6 +161,11 @@ class _Comparison:
         other = self._other[:size]
         self._base.pread_into(offset, other)
         same = _core.same_granules(mine, other, granule)
+        if self._base.is_hidden(offset, size):
+            same = bytes(
+                is_same and not self._base.is_hidden(offset + n * granule, granule)
+                for n, is_same in enumerate(same)
+            )
         return mine, _kinds(zero, same)
 
 

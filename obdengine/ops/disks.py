@@ -27,7 +27,17 @@ from obdengine.layer import format as lsmt
 from obdengine.source import FileSource, Source
 from obdengine.units import MIB, SECTOR, round_up
 
-__all__ = ["STREAM", "Disk", "RawDisk", "StackDisk", "foreign", "looks_like_image"]
+__all__ = [
+    "STREAM",
+    "Base",
+    "BaseDisk",
+    "Disk",
+    "RawDisk",
+    "StackDisk",
+    "foreign",
+    "hidden",
+    "looks_like_image",
+]
 
 STREAM = "-"  # standard input, or output
 
@@ -86,6 +96,13 @@ class Disk(Protocol):
 
     def ranges(self) -> Iterator[tuple[int, int]]:
         """Yield (offset, end) of what may be something but zeros, in order."""
+
+
+class Base(Disk, Protocol):
+    """What a disk can be compared with, because it goes over it."""
+
+    def is_hidden(self, offset: int, size: int) -> bool:
+        """Tell whether a range has anything that cannot be read here."""
 
 
 class RawDisk:
@@ -173,6 +190,45 @@ class StackDisk:
         for extent in self._device.extents():
             if extent.data:
                 yield extent.offset, extent.end
+
+
+class BaseDisk(StackDisk):
+    """A Device to be compared with a disk that goes over it.
+
+    Where that is longer, a lower layer may have something that only the end
+    of this disk hides. It cannot be read, and differs from whatever is there.
+    """
+
+    def __init__(self, device: Device, size: int) -> None:
+        """Read from device, under a disk of size bytes."""
+        super().__init__(device)
+        self._hidden = list(hidden(device, size))
+
+    def ranges(self) -> Iterator[tuple[int, int]]:
+        """Yield (offset, end) of what some layer has data for, in order."""
+        yield from super().ranges()
+        for offset, size in self._hidden:
+            yield offset, offset + size
+
+    def is_hidden(self, offset: int, size: int) -> bool:
+        """Tell whether anything in a range cannot be read."""
+        return any(
+            start < offset + size and offset < start + length
+            for start, length in self._hidden
+        )
+
+
+def hidden(device: Device, size: int) -> Iterator[tuple[int, int]]:
+    """Yield (offset, size) of what lower layers have past the end of the disk.
+
+    size: bytes up to where that matters.
+    """
+    if size <= device.size or not device.layers:
+        return
+    for segment in _core.merge([layer.segments for layer in device.layers]):
+        start, end = max(segment.start * SECTOR, device.size), segment.end * SECTOR
+        if not segment.zeroed and start < min(end, size):
+            yield start, min(end, size) - start
 
 
 def foreign(disk: Source) -> str | None:

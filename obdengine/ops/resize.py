@@ -9,12 +9,12 @@ Shrinking is refused where anything but zeros would be cut off.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from obdengine import _core
 from obdengine.device import Device
 from obdengine.errors import UsageError
+from obdengine.ops.disks import hidden
 from obdengine.ops.image import open_image
 from obdengine.units import MIB, SECTOR, human_size
 
@@ -47,7 +47,7 @@ def resize(image: str | os.PathLike[str], size: int) -> Resized:
             _judge_end(device, size)
             device.upper.resize(size)
         elif size > before:
-            device.upper.resize(size, list(_hidden(device, size)))
+            device.upper.resize(size, list(hidden(device, size)))
     return Resized(before, size)
 
 
@@ -70,14 +70,3 @@ def _judge_end(device: Device, size: int) -> None:
             f"{size}, from {first} to {last}",
             hint="shrink the file system in it first, and discard what is past its end",
         )
-
-
-def _hidden(device: Device, size: int) -> Iterator[tuple[int, int]]:
-    """Yield (offset, size) of what lower layers have past the end of the disk."""
-    if not device.layers:
-        return
-    layers = [layer.segments for layer in device.layers]
-    for segment in _core.merge(layers):
-        start, end = max(segment.start * SECTOR, device.size), segment.end * SECTOR
-        if not segment.zeroed and start < min(end, size):
-            yield start, min(end, size) - start

@@ -172,7 +172,7 @@ def killed_round(
     with ThreadPoolExecutor() as pool:
         storm = pool.submit(programs.storm, folder, export.uri, **plan)
         # It may die in the middle of an order, too.
-        with contextlib.suppress(OSError, IndexError):
+        with contextlib.suppress(OSError, IndexError, ValueError):
             while not storm.done():
                 send(folder / "control", f"POST /{next(orders)}")
     export.kill()

@@ -62,7 +62,9 @@ def test_server_that_lies_about_flushes_is_found_out(
 ) -> None:
     """A plugin that flushes nothing: if this passed, the others would show nothing."""
     liar = tmp_path / "liar.py"
-    liar.write_text(PLUGIN.read_text().replace("h.device.flush()", "pass"))
+    lies = PLUGIN.read_text().replace("h.device.flush()", "pass")
+    # Past Python nobody lies.
+    liar.write_text(lies.replace("return offer(", "return ("))
     rounds = Rounds(served, tmp_path)
     assert len(rounds.run(1, 1200, liar).wrong) > 1000
 

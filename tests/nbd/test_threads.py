@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.nbd import programs
-from tests.running import Export
+from tests.running import PATIENCE, Export
 from tests.stacks import Image
 from tests.tools import requires
 
@@ -31,12 +32,21 @@ while h.aio_in_flight():
 CONNECTIONS = 25
 
 
+def status(export: Export, word: str) -> int:
+    """Return a number of the server's status."""
+    text = Path(f"/proc/{export.process.pid}/status").read_text()
+    found = re.search(rf"^{word}:\s+(\d+)", text, re.MULTILINE)
+    assert found, text
+    return int(found[1])
+
+
 def mapped(export: Export) -> int:
-    """Bytes of data that the server has mapped."""
-    status = Path(f"/proc/{export.process.pid}/status").read_text()
-    found = re.search(r"^VmData:\s+(\d+) kB$", status, re.MULTILINE)
-    assert found, status
-    return int(found[1]) * 1024
+    """Bytes of data that the server has mapped, once no connection is left."""
+    deadline = time.monotonic() + PATIENCE
+    # A connection's threads end after its client has gone; each has a stack.
+    while status(export, "Threads") > 1 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return status(export, "VmData") * 1024
 
 
 @pytest.mark.parametrize("threads", [1, 16])

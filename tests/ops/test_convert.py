@@ -99,6 +99,25 @@ def test_base(raw: Path, tmp_path: Path, seed: int) -> None:
     assert stack.flat([path.read_bytes() for path in layers]) == disk
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_base_whose_end_hides_something(tmp_path: Path, seed: int) -> None:
+    chance = Random(seed)
+    long = images.random_disk(chance, 300)
+    short = long[: 512 * chance.randrange(1, 2400)]
+    noise = Random(7).randbytes(len(long) - len(short))
+    disks = {"zeros": bytes(len(noise)), "same": long[len(short) :], "other": noise}
+    layers = [tmp_path / "bottom", tmp_path / "shorter"]
+    convert(images.full(tmp_path / "0.raw", long), layers[0])
+    with obdengine.open(layers[:1]) as base:
+        convert(images.full(tmp_path / "1.raw", short), layers[1], base)
+    for name, end in disks.items():
+        path = images.sparse(tmp_path / "2.raw", short + end)
+        with obdengine.open(layers) as base:
+            convert(path, tmp_path / name, base)
+        with obdengine.open([*layers, tmp_path / name]) as device:
+            assert device.pread(0, device.size) == short + end, name
+
+
 def test_names(raw: Path, tmp_path: Path) -> None:
     convert(raw, tmp_path / "base", uuid=UUID, message="first")
     with obdengine.open(tmp_path / "base") as base:

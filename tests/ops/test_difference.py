@@ -36,6 +36,9 @@ class MemoryDisk:
         self.read += len(buf)
         buf[:] = self.content[offset : offset + len(buf)].ljust(len(buf), b"\0")
 
+    def is_hidden(self, offset: int, size: int) -> bool:
+        return False
+
     def ranges(self) -> Iterator[tuple[int, int]]:
         if not self.holes:
             yield 0, self.size
