@@ -175,7 +175,7 @@ def facts(places: Places, record: Record) -> dict[str, Any]:
         "socket": str(folder / SOCKET),
         "control": str(folder / CONTROL),
         "server-pid": record.server.pid if record.server else None,
-        "bridge-pid": record.bridge.pid if record.bridge else None,
+        "bridge-pids": [p.pid for p in record.bridge or () if p],
         "keep": record.keep,
         "mounts": record.mounts,
         "mount": None,

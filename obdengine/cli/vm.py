@@ -33,7 +33,17 @@ from qemu.obd import BUSES, Disk, Limits, SyncMachine
 from qemu.obd.domain import MachineKind, disk_xml, domain_xml
 from qemu.obd.libvirt_host import LibvirtHost
 
-__all__ = ["vm"]
+__all__ = [
+    "vm",
+    "start",
+    "stop",
+    "attach",
+    "detach",
+    "snapshot",
+    "limit",
+    "resize",
+    "xml_",
+]
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 

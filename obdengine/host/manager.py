@@ -100,7 +100,7 @@ class Manager:
     def _processes(self) -> list[int]:
         """Return the pids of what must not end, and runs."""
         up = [r for r in devices.attached(self.places) if devices.health(r) == "up"]
-        found = [process for r in up for process in (r.server, r.bridge)]
+        found = [process for r in up for process in (r.server, *(r.bridge or ()))]
         return [process.pid for process in found if process]
 
 

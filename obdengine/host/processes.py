@@ -58,6 +58,18 @@ class Process(NamedTuple):
             and found[_STATE] not in ("Z", "X")
         )
 
+    def wait(self, seconds: float) -> bool:
+        """Wait until it has ended, at most so long; tell whether it has."""
+        try:
+            fd = os.pidfd_open(self.pid)
+        except ProcessLookupError:
+            return True
+        try:
+            return not self.alive or bool(select.select([fd], [], [], seconds)[0])
+        finally:
+            os.close(fd)
+            self._reap()
+
     def stop(self, seconds: float) -> bool:
         """Ask it to end, and make it end after so many seconds.
 

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from obdengine.errors import HostError, UsageError
+from obdengine.host.bridge import Bridge
 from obdengine.host.processes import Process, boot_id
 
 __all__ = [
@@ -80,7 +81,7 @@ class Record:
         device: the path that others use, "" as long as there is none.
         size: of the disk, in bytes.
         server: the process that serves the image.
-        bridge: the one that makes a file of it, where there is one.
+        bridge: those that make a file of it, where there are some.
         patience: seconds for which requests wait when the server is gone.
         connections: to the server, of the kernel's NBD client.
         timeout: seconds that a request may take, 0 for any number.
@@ -98,7 +99,7 @@ class Record:
     device: str = ""
     size: int = 0
     server: Process | None = None
-    bridge: Process | None = None
+    bridge: Bridge | None = None
     patience: int = 60
     connections: int = 2
     timeout: int = 0
@@ -220,13 +221,19 @@ def _read(path: Path) -> Record | None:
         found = json.loads(path.read_text())
         known = {entry.name for entry in fields(Record)}
         values = {key: value for key, value in found.items() if key in known}
-        for key in ("server", "bridge"):
-            values[key] = Process(*values[key]) if values.get(key) else None
+        values["server"] = _process(values.get("server"))
+        if values.get("bridge"):
+            own, fuse = map(_process, values["bridge"])
+            values["bridge"] = Bridge(own, fuse) if own else None
         return Record(**values)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise HostError(f"{path}: cannot be read: {error}") from error
+
+
+def _process(found: list[int] | None) -> Process | None:
+    return Process(*found) if found else None
 
 
 # In one step: readers do not take the lock.

@@ -28,6 +28,8 @@ def start_server(folder: Path, image: Sequence[str], writing: Writing) -> Proces
     words = [nbdkit.binary(), "--foreground", "--pidfile", "{ready}"]
     words += ["--unix", str(folder / SOCKET)]
     words += [] if writing.wanted else ["--readonly"]
+    if not nbdkit.why_no_filter():
+        words += [f"--filter={nbdkit.filter_file()}"]
     words += ["python", str(nbdkit.plugin_file()), *image_keys(image), *writing.keys]
     words += [f"control={folder / CONTROL}"]
     try:

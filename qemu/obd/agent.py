@@ -41,7 +41,7 @@ class Agent:
             raise VmError(f"guest agent at {socket}", reason=str(error)) from error
         agent = cls(reader, writer)
         try:
-            await agent._synchronize()
+            await agent.synchronize()
             yield agent
         finally:
             writer.close()
@@ -73,8 +73,8 @@ class Agent:
             )
         return reply.get("return")
 
-    # What an earlier client did not wait for is thrown away.
-    async def _synchronize(self) -> None:
+    async def synchronize(self) -> None:
+        """Throw away what the agent answers to clients before us."""
         number = random.getrandbits(31)
         request = {"execute": "guest-sync", "arguments": {"id": number}}
         self._writer.write(json.dumps(request).encode() + b"\n")

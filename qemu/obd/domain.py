@@ -7,8 +7,9 @@ disk of nbd on a unix socket. What the options are for:
 
     discard=unmap, detect_zeroes=unmap   what a guest frees becomes free in the upper
     cache=none                           the engine's files are in the host's cache
-    <reconnect delay=>                   requests wait for a server that died;
-                                         libvirt 9.0 does not know it yet
+
+libvirt 9.0 has no words for QEMU's reconnect-delay: when the server of a disk
+dies, its guest gets I/O errors.
 """
 
 from __future__ import annotations
@@ -117,8 +118,6 @@ def _disk(disk: Disk, number: int, boot: int | None) -> Element:
     )
     source = SubElement(found, "source", protocol="nbd", name=disk.export)
     SubElement(source, "host", transport="unix", socket=disk.socket)
-    if disk.reconnect:
-        SubElement(source, "reconnect", delay=str(disk.reconnect))
     SubElement(found, "target", dev=serial_target(number), bus="virtio")
     _add(found, "serial", disk.serial or disk.name)
     SubElement(found, "alias", name=f"ua-obd-{disk.name}")

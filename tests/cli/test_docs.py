@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import re
 import subprocess
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -57,12 +58,24 @@ COMMANDS = obd.list_commands(CONTEXT)
 
 
 def command(name: str) -> click.Command:
-    found = obd.get_command(CONTEXT, name)
+    found: click.Command | None = obd
+    for word in name.split():
+        assert isinstance(found, click.Group)
+        found = found.get_command(CONTEXT, word)
     assert found is not None
     return found
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+def all_commands(group: click.Group = obd, above: str = "") -> Iterator[str]:
+    """Yield the name of each command, also of those in groups: "vm start"."""
+    for word in group.list_commands(CONTEXT):
+        found = group.get_command(CONTEXT, word)
+        yield f"{above}{word}"
+        if isinstance(found, click.Group):
+            yield from all_commands(found, f"{above}{word} ")
+
+
+@pytest.mark.parametrize("name", list(all_commands()))
 def test_options_of_a_command(name: str) -> None:
     in_page = options_in_page(sections(MAN / "obd.1")[f"obd {name}"])
     assert in_page == options_of(command(name)) - {"--help", "-h"}

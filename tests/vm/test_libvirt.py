@@ -9,6 +9,7 @@ system's runs in a mount namespace of the test.
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -22,7 +23,7 @@ from obdengine.errors import UsageError
 from qemu.obd import Disk
 from qemu.obd.domain import MachineKind, disk_xml, domain_xml, serial_target
 from tests.host import rig
-from tests.tools import ROOT, environment, requires, tool
+from tests.tools import ROOT, environment, requires
 from tests.vm import guests
 
 SCENE = Path(__file__).with_name("libvirt-scene.sh")
@@ -69,12 +70,16 @@ def test_a_relative_socket_is_refused() -> None:
 EXAMPLES = sorted((ROOT / "docs" / "domains").glob("*.xml"))
 
 
-@requires("virt-xml-validate")
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
 def test_examples_are_valid(path: Path) -> None:
-    words = [tool("virt-xml-validate"), path, "domain"]
-    done = subprocess.run(words, capture_output=True, text=True, env=environment())
-    assert done.returncode == 0, done.stderr
+    libvirt = pytest.importorskip("libvirt")
+    connection = libvirt.open("test:///default")
+    # That driver knows no other kind of machine, and no feature of one.
+    text = path.read_text().replace('type="kvm"', 'type="test"')
+    text = re.sub(r"<features>.*</features>", "", text, flags=re.DOTALL)
+    flag = libvirt.VIR_DOMAIN_DEFINE_VALIDATE
+    assert connection.defineXMLFlags(text, flag).name()
+    connection.close()
 
 
 # -- The daemons
