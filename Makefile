@@ -7,8 +7,9 @@ BIN = .venv/bin
 SOAK_SECONDS = 60
 
 # What the compiled module is made from.
-CORE = setup.py $(wildcard obdengine/_core/*.c obdengine/_core/*.h \
-                           obdengine/_core/ffi_build.py nbdkit_plugin/*.c)
+CORE = setup.py $(foreach room,_core ext4,$(wildcard obdengine/$(room)/*.c \
+         obdengine/$(room)/*.h obdengine/$(room)/ffi_build.py)) \
+       $(wildcard nbdkit_plugin/*.c)
 
 .PHONY: help demo test setup packages bench lint soak clean
 
@@ -65,6 +66,6 @@ soak: setup
 	OBD_HYPOTHESIS=soak $(BIN)/python -m pytest -m soak --timeout=3600
 
 clean:
-	rm -rf .venv build dist *.egg-info .demo/work obdengine/_core/*.so obdengine/*.so
+	rm -rf .venv build dist *.egg-info .demo/work obdengine/*.so obdengine/*/*.so
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,12 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-setup - what pyproject.toml cannot hold: cffi's build hook, and nbdkit's filter.
+setup - what pyproject.toml cannot hold: cffi's build hooks, and nbdkit's filter.
 
 The filter is no Python module, only a shared object that is built like one. It
 is left out where nbdkit's headers are missing: everything works without it.
 """
 
+from shutil import which
+from subprocess import run
+
 from setuptools import Extension, setup
+
+MODULES = ["obdengine/_core/ffi_build.py:ffibuilder"]
+
+# Only room ext4 needs libext2fs. Without its headers the rest is built.
+_asked = [which("cc") or "gcc", "-E", "-", "-o", "/dev/null"]
+if run(_asked, input=b"#include <ext2fs/ext2fs.h>\n", capture_output=True).returncode:
+    print("libext2fs-dev is not installed: building without room ext4")
+else:
+    MODULES.append("obdengine/ext4/ffi_build.py:ffibuilder")
 
 nbdkit_filter = Extension(
     "obdengine._nbdkit_filter",
@@ -21,7 +33,4 @@ nbdkit_filter = Extension(
     optional=True,
 )
 
-setup(
-    cffi_modules=["obdengine/_core/ffi_build.py:ffibuilder"],
-    ext_modules=[nbdkit_filter],
-)
+setup(cffi_modules=MODULES, ext_modules=[nbdkit_filter])

@@ -3,7 +3,8 @@
 # demo - the main job, narrated: three versions of a disk become three layers,
 # a virtual machine boots from the stack of them over NBD, writes to a layer on
 # top of it, which becomes the fourth, and loses its disk's server in mid-write.
-# At the end the same image is the root of a container.
+# Then the image is pushed to a registry, and machines boot straight from there;
+# at the end the same image is the root of a container.
 #
 #   make demo
 #
@@ -11,6 +12,11 @@
 # stays in .demo/work, what was downloaded in .demo/cache.
 set -eu
 cd "$(dirname "$0")/.."
+if [ -z "${registry:-}" ]; then
+    made=${OBD_DEMO_DIR:-$PWD/.demo}/work
+    rm -rf "$made"
+    exec images/registry.sh "$made/registry" images/demo.sh
+fi
 demo=${OBD_DEMO_DIR:-$PWD/.demo}
 PATH=$PWD/.venv/bin:$PATH
 images=$PWD/images
@@ -42,7 +48,6 @@ started=$(now)
 echo "obdengine: one disk in three versions, layers, and machines that use them"
 echo
 "$images/fetch.sh" "$demo/cache"
-rm -rf "$demo/work"
 
 step=$(now)
 "$images/build.sh" "$demo/cache" "$demo/work"
@@ -147,6 +152,40 @@ PATH=$PATH:/usr/sbin:/sbin e2fsck -fn after.raw >boot.log 2>&1 ||
 obd check --no-progress $config >check.txt
 echo "     clean"
 
+export OBD_CACHE=$PWD/cache
+# here - bytes of the image that are in the cache
+here() {
+    obd cache show --output json |
+        sed -n 's/^ *"present": \([0-9]*\),$/\1/p' | awk '{ n += $1 } END { print n + 0 }'
+}
+# from_registry OPTION... - boot from the registry, say what was fetched for it
+from_registry() {
+    before=$(here)
+    machine "$@" "$name" -- "$images/boot.sh" .
+    cmp -s printed expected || fail "the guest printed something else"
+    awk "BEGIN { f = $(here) - $before; printf \
+        \"     as expected, %.2f of %.2f MiB fetched: %.0f %%  ($(took "$step"))\\n\", \
+        f / 2^20, $total / 2^20, 100 * f / $total }"
+}
+name=docker://$registry/demo:latest
+total=$(cat base.obd runtime.obd report.obd | wc -c)
+echo "7. The image moves to a registry; machines boot from there, fetching what they read"
+show "obd push config.v1.json $name"
+step=$(now)
+obd push --no-progress config.v1.json "$name" >push.txt
+rm base.obd runtime.obd report.obd
+echo "     pushed, and removed here  ($(took "$step"))"
+echo "   nothing of it is here:"
+show "obd serve --record boot.trace $name -- images/boot.sh"
+from_registry --record boot.trace
+echo "   what was read is here:"
+show "obd serve $name -- images/boot.sh"
+from_registry
+echo "   nothing is here, and what was read then is fetched ahead:"
+show "obd cache prune --all; obd serve --trace boot.trace $name -- images/boot.sh"
+obd cache prune --all >prune.txt
+from_registry --trace boot.trace
+
 # container RUNTIME - the report again, as a container; its words to `printed`
 container() {
     step=$(now)
@@ -157,16 +196,15 @@ container() {
     [ $code -eq 0 ] || fail "the container"
 }
 
-image=config.v1.json
-# What is not on this disk any more is in the registry.
-[ -e base.obd ] || image=$name
-echo "7. The same image as a container: no machine, the host's own kernel"
+# Its layers are in the registry only, by now.
+image=$name
+echo "8. The same image as a container: no machine, the host's own kernel"
 runtime=$(command -v runc || command -v crun || true)
 if [ "$(id -u)" -ne 0 ] || [ -z "$runtime" ] || [ ! -e /dev/fuse ]; then
     echo "     left out: it takes root, crun or runc, and /dev/fuse"
 else
     mkdir -p mounted
-    show obd mount --overlay config.v1.json mounted
+    show "obd mount --overlay $name mounted"
     show "images/run.sh mounted ${runtime##*/} /opt/report/report"
     container "$runtime"
     cmp -s printed expected || fail "the container printed '$(cat printed)'"

@@ -6,17 +6,16 @@ obd - layered images as NBD exports: nbdkit's callbacks, put on a Device.
     nbdkit python obd.py config=IMAGE [config=IMAGE ...] [export=NAME]
                          [upper=DIR [form=append|sparse]] [readonly=BOOL]
                          [max-size=SIZE] [garbage=SIZE] [control=SOCKET]
+                         [service=PATH] [trace=PATH] [record=PATH]
     nbdkit python obd.py dir=DIRECTORY [readonly=BOOL] [control=SOCKET]
 
-One device serves every connection to an export. This file decides nothing
-about formats, layers, caching or what is durable; it only says NBD.
+One device serves all connections to an export. This file decides nothing about
+formats, layers, caching or what is durable; it only says NBD.
 """
 
 from __future__ import annotations
 
 import ctypes
-import errno
-import os
 import sys
 import threading
 import traceback
@@ -27,11 +26,14 @@ import nbdkit  # type: ignore[import-not-found]
 
 try:
     import obdengine
-    from obdengine import config as image_config
     from obdengine.errors import ObdError, SourceMissing, UsageError
     from obdengine.layer import UpperOptions
+    from obdengine.ops import resolve
+    from obdengine.ops.answers import number_of
+    from obdengine.ops.background import Serving
     from obdengine.ops.control import Control, Served
     from obdengine.ops.folder import CONFIG_NAME
+    from obdengine.service import Service
     from obdengine.units import parse_size
 except Exception as missing:  # CoreError, where the compiled part does not fit
     obdengine = None
@@ -60,7 +62,8 @@ upper: str | None = None
 form: str | None = None
 readonly: bool | None = None
 room: dict[str, int] = {}
-control_path: Path | None = None
+service = None
+paths: dict[str, Path] = {}
 control = None
 
 
@@ -83,7 +86,7 @@ traceback.format_exception = _sentence
 
 def failed(error):
     """Give the client the errno of error, and return error to be raised."""
-    nbdkit.set_error(error.errno or errno.EIO)
+    nbdkit.set_error(number_of(error))
     return error
 
 
@@ -179,7 +182,9 @@ class Export:
         """Open the device unless another client did."""
         with self.opening:
             if self.served is None:
-                self.served = open_served(self.files)
+                self.served = open_served(
+                    self.files, Serving(paths.get("trace"), paths.get("record"))
+                )
 
     def close(self):
         """Close the device, if there is one: what was written is durable then."""
@@ -219,16 +224,22 @@ def release(export):
         export.close()
 
 
-def open_served(files):
+def open_served(files, serving=None):
     """Open an image as the keys want it: the device, and its configuration."""
     options = UpperOptions(**room)
     if directory is None or is_read_only():
         write = not is_read_only()
     else:
         # Of a folder's images some have an upper and some have none.
-        write = image_config.resolve(files).upper is not None
+        write = resolve.resolve(files, service=service).upper is not None
     device = obdengine.open(
-        files, readonly=not write, upper=upper, form=form or FORMS[0], options=options
+        files,
+        readonly=not write,
+        upper=upper,
+        form=form or FORMS[0],
+        options=options,
+        service=service,
+        serving=serving,
     )
     folder = Path(upper) / CONFIG_NAME if upper else Path(files[0])
     return Served(device, folder if device.upper else None)
@@ -296,15 +307,13 @@ def config(key, value):
 
 
 def take_image(_key, name):
-    """Take one more config=, a file on this machine."""
-    if "://" in name or name.startswith("oci:"):
-        raise UsageError(f"{name}: this version opens local images only")
+    """Take one more config=: a file, or a container image, wherever it is."""
     images.append(absolute(name))
 
 
 def absolute(name):
-    """Return a path that still leads there when nbdkit has changed to /."""
-    return os.path.abspath(name)  # noqa: PTH100
+    """Return a word that means the same when nbdkit has changed to /."""
+    return resolve.absolute(name)
 
 
 def take_directory(_key, name):
@@ -346,10 +355,15 @@ def take_size(key, word):
     room[key.replace("-", "_")] = parse_size(word)
 
 
-def take_control(_key, name):
-    """Take where to listen for what `obd snapshot --control` and others ask."""
-    global control_path
-    control_path = Path(absolute(name))
+def take_service(_key, name):
+    """Take overlaybd's overlaybd.json: cache, registries, prefetch, download."""
+    global service
+    service = Service.load(absolute(name))
+
+
+def take_path(key, name):
+    """Take the socket for orders, a trace to replay, or where to record one to."""
+    paths[key] = Path(absolute(name))
 
 
 TAKERS = {
@@ -361,7 +375,10 @@ TAKERS = {
     "readonly": take_readonly,
     "max-size": take_size,
     "garbage": take_size,
-    "control": take_control,
+    "control": take_path,
+    "service": take_service,
+    "trace": take_path,
+    "record": take_path,
 }
 
 
@@ -374,6 +391,8 @@ def config_complete():
     for key, value in (("export", only_name), ("upper", upper)):
         if directory and value is not None:
             raise UsageError(f"{key}= goes with config=, dir= names exports by file")
+    if directory and paths.keys() & {"trace", "record"}:
+        raise UsageError("trace= and record= go with config=: they are of one image")
     if form and not upper:
         raise UsageError("form= goes with upper=, it is for a new writable layer")
     if room and is_read_only():
@@ -387,8 +406,8 @@ def get_ready():
         open_served(images).device.close()
     else:
         image_names()
-    if control_path:
-        control = Control(control_path, served_by_name)
+    if "control" in paths:
+        control = Control(paths["control"], served_by_name)
 
 
 def after_fork():

@@ -3,7 +3,8 @@
 config - which layer files make an image: overlaybd's config.v1.json.
 
 A lower layer is looked for as `file`, then in `dir` as overlaybd.commit,
-.commit or overlaybd.sealed. Nothing is opened but the configuration itself.
+.commit or overlaybd.sealed, and else is the blob of its digest in a registry.
+Nothing is opened but the configuration itself.
 Keys that this release does not know are overlaybd's to add, and left alone;
 keys that it knows must have the right type.
 """
@@ -14,12 +15,13 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from obdengine.errors import ConfigError, SourceError, SourceMissing, UsageError
 from obdengine.segment import MAX_LAYERS
+from obdengine.service import Download, download_of
 from obdengine.units import MIB
 
 __all__ = [
@@ -27,6 +29,8 @@ __all__ = [
     "MAX_CONFIG_SIZE",
     "Image",
     "ImageConfig",
+    "LayerFile",
+    "Plans",
     "Lower",
     "Room",
     "UpperFiles",
@@ -92,6 +96,54 @@ class Lower(NamedTuple):
 
 
 @dataclass(frozen=True)
+class LayerFile:
+    """Where a read-only layer is; "", 0 and None: not said.
+
+    A TurboOCI layer is an index over another file, its target: what holds
+    the data is the original layer, as it is or compressed.
+
+    Attributes:
+        path: its file; None for one that only a registry has.
+        digest: of the file, "sha256:...".
+        size: bytes of the file.
+        url: where a registry has it; only where path is None.
+        target: the file of a TurboOCI layer's target.
+        target_digest: of the target.
+        target_url: where a registry has the target.
+        gzip_index: the file that says where to start reading in the target.
+        dir: the folder that may hold it, and may get it from the registry.
+        where: what names the layer, for errors.
+    """
+
+    path: Path | None = None
+    digest: str = ""
+    size: int = 0
+    url: str = ""
+    target: Path | None = None
+    target_digest: str = ""
+    target_url: str = ""
+    gzip_index: Path | None = None
+    dir: Path | None = None
+    where: str = field(default="", compare=False)
+
+    @property
+    def name(self) -> str:
+        """What a person calls it."""
+        return str(self.path or self.url or self.digest)
+
+    @property
+    def is_turbo(self) -> bool:
+        """Whether it is an index over another file."""
+        return bool(self.target or self.target_digest)
+
+    @property
+    def files(self) -> list[Path]:
+        """The files of this machine that it needs."""
+        named = (self.path, self.target, self.gzip_index)
+        return [path for path in named if path]
+
+
+@dataclass(frozen=True)
 class UpperFiles:
     """The files of a writable layer; index None: found by the data file."""
 
@@ -106,6 +158,20 @@ class Room(NamedTuple):
     garbage: int | None = None
 
 
+class Plans(NamedTuple):
+    """What else is done while an image is in use.
+
+    Attributes:
+        download: the object of that name, or None: as the service says.
+        acceleration: the top layer, when it is not a layer but a trace.
+        record: where a trace is recorded to, or None.
+    """
+
+    download: Download | None = None
+    acceleration: LayerFile | None = None
+    record: Path | None = None
+
+
 class ImageConfig(NamedTuple):
     """A configuration that was read and judged.
 
@@ -115,6 +181,9 @@ class ImageConfig(NamedTuple):
         upper: the writable layer, or None.
         repo_blob_url: where a registry has the blobs, "" when not said.
         room: what `obdengine`, a key of our own, says of the upper.
+        download: the object of that name, or None.
+        accelerated: whether the top layer is a trace.
+        record: where to record a trace to, or None.
     """
 
     path: Path
@@ -122,6 +191,9 @@ class ImageConfig(NamedTuple):
     upper: UpperFiles | None
     repo_blob_url: str
     room: Room = Room()
+    download: Download | None = None
+    accelerated: bool = False
+    record: Path | None = None
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> ImageConfig:
@@ -139,42 +211,92 @@ class ImageConfig(NamedTuple):
                 f"{where}: lowers: {len(rows)} layers, a stack has at most {MAX_LAYERS}"
             )
         lowers = [_lower(where, number, row) for number, row in enumerate(rows)]
-        upper, room = _upper(where, found), _room(where, found)
-        return cls(where, tuple(lowers), upper, found.get("repoBlobUrl") or "", room)
+        download = found.get("download")
+        record = found.get("recordTracePath")
+        return cls(
+            where,
+            tuple(lowers),
+            _upper(where, found),
+            found.get("repoBlobUrl") or "",
+            _room(where, found),
+            None if download is None else download_of(download, str(where)),
+            bool(found.get("accelerationLayer")),
+            where.parent / record if record else None,
+        )
 
-    def layer_files(self) -> list[Path]:
-        """Return the file of each layer, bottom first.
+    def layer_files(self) -> list[LayerFile]:
+        """Return where each layer is, bottom first.
 
-        Raises ConfigError where a layer is not on this machine, or is the
+        Raises ConfigError where nothing says that, or a layer is the
         configuration itself.
         """
-        if not self.lowers and not self.upper:
+        if not self._count() and not self.upper:
             raise ConfigError(f"{self.path}: lowers: the image has no layers")
-        return [self._file_of(number) for number in range(len(self.lowers))]
+        return [self._file_of(number) for number in range(self._count())]
 
-    def _file_of(self, number: int) -> Path:
+    def plans(self) -> Plans:
+        """Return what else is done while the image is in use."""
+        top = self._acceleration() if self.accelerated and self.lowers else None
+        return Plans(self.download, top, self.record)
+
+    def _acceleration(self) -> LayerFile:
+        """Return where the top layer is; as overlaybd has it, in a folder."""
+        number = len(self.lowers) - 1
         lower, where = self.lowers[number], f"{self.path}: lowers[{number}]"
-        if lower.target_file or lower.target_digest or lower.gzip_index:
-            raise ConfigError(f"{where}: this version does not read TurboOCI layers")
+        folder = self.path.parent / lower.dir
+        if lower.dir and _tried((folder / "trace").is_file, folder, f"{where}.dir"):
+            return LayerFile(dir=folder, where=where)
+        return self._file_of(number)
+
+    def _count(self) -> int:
+        """Return how many lowers are layers."""
+        return len(self.lowers) - self.accelerated
+
+    def _file_of(self, number: int) -> LayerFile:
+        lower, where = self.lowers[number], f"{self.path}: lowers[{number}]"
+        path = self._path_of(lower, where)
+        target = self._named(lower.target_file, f"{where}.targetFile")
+        if lower.gzip_index and not target and not lower.target_digest:
+            raise ConfigError(f"{where}.gzipIndex: without targetFile or targetDigest")
+        return LayerFile(
+            path=path,
+            digest=lower.digest,
+            size=lower.size,
+            url="" if path else self._url_of(lower.digest),
+            target=target,
+            target_digest=lower.target_digest,
+            target_url=self._url_of(lower.target_digest),
+            gzip_index=self._named(lower.gzip_index, f"{where}.gzipIndex"),
+            dir=self.path.parent / lower.dir if lower.dir else None,
+            where=where,
+        )
+
+    def _path_of(self, lower: Lower, where: str) -> Path | None:
+        """Return the file of a layer, None for one that a registry has."""
         folder = self.path.parent
         if lower.file:
-            return self._judged(folder / lower.file, f"{where}.file")
+            return self._named(lower.file, f"{where}.file")
         if lower.dir:
             for name in LAYER_NAMES:
                 candidate = folder / lower.dir / name
                 if _tried(candidate.exists, candidate, f"{where}.dir"):
                     return self._judged(candidate, f"{where}.dir")
         if lower.digest:
-            raise ConfigError(
-                f"{where}: {lower.digest} is not on this machine",
-                hint="this version reads local layers only",
-            )
+            return None
         if lower.dir:
             raise ConfigError(
                 f"{where}.dir: {folder / lower.dir} holds no layer: none of "
                 + ", ".join(LAYER_NAMES)
             )
         raise ConfigError(f"{where}: neither file, dir nor digest is given")
+
+    def _named(self, name: str, where: str) -> Path | None:
+        return self._judged(self.path.parent / name, where) if name else None
+
+    def _url_of(self, digest: str) -> str:
+        if not digest or not self.repo_blob_url:
+            return ""
+        return f"{self.repo_blob_url.rstrip('/')}/{digest}"
 
     def _judged(self, candidate: Path, where: str) -> Path:
         same = _tried(lambda: candidate.samefile(self.path), candidate, where)
@@ -193,11 +315,19 @@ def _tried(call: Callable[[], bool], path: Path, where: str) -> bool:
 
 
 class Image(NamedTuple):
-    """What an image is made of: layer files, bottom first, and an upper."""
+    """What an image is made of: layers, bottom first, and an upper."""
 
-    layers: list[Path]
+    layers: list[LayerFile]
     upper: UpperFiles | None = None
     room: Room = Room()
+    repo_blob_url: str = ""
+    plans: Plans = Plans()
+    is_config: bool = False
+
+    @property
+    def files(self) -> list[Path]:
+        """The files of this machine that the layers need, bottom first."""
+        return [path for layer in self.layers for path in layer.files]
 
 
 def resolve(image: Sequence[str | os.PathLike[str]]) -> Image:
@@ -210,14 +340,21 @@ def resolve(image: Sequence[str | os.PathLike[str]]) -> Image:
         raise UsageError("an image needs a configuration or at least one layer")
     configs = [path for path in paths if _is_config(path)]
     if not configs:
-        return Image(paths)
+        return Image([LayerFile(path, where=str(path)) for path in paths])
     if len(paths) > 1:
         raise UsageError(
             f"{configs[0]}: a configuration is an image of its own",
             hint="name either one configuration, or layer files",
         )
     found = ImageConfig.load(configs[0])
-    return Image(found.layer_files(), found.upper, found.room)
+    return Image(
+        found.layer_files(),
+        found.upper,
+        found.room,
+        found.repo_blob_url,
+        found.plans(),
+        is_config=True,
+    )
 
 
 def begins_config(start: bytes) -> bool:

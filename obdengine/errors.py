@@ -13,14 +13,23 @@ errors - everything that obdengine raises, in one tree.
     +-- SourceError             EIO      the bytes cannot be had (or put)
     |   +-- SourceMissing       ENOENT   there is nothing at that place
     |   +-- ShortSource         EIO      it ended before the bytes asked for
+    |   +-- SourceChanged       ESTALE   it is not what it was when it was opened
+    |   +-- AccessDenied        EACCES   a server wants other credentials
+    |   +-- TimedOut            ETIMEDOUT  no answer before the deadline
+    |   +-- BadAnswer           EIO      a server answered what was not asked
     +-- FormatError             EIO      the bytes are there and they are wrong
     |   +-- BadMagic                     not what it was taken for
     |   +-- Unsupported                  well formed, but not something we read
     |   +-- BadHeader                    a field of a header or trailer
     |   +-- BadIndex                     an entry of an LSMT index
     |   +-- BadJumpTable                 the block table of a ZFile
+    |   +-- BadTargetIndex               the index over a compressed target
     |   +-- BadChecksum                  a crc does not match
     |   +-- BadBlock                     a block does not inflate
+    |   +-- BadTar                       a tar archive, or a member of one
+    |   +-- BadFileSystem                what ext4 keeps on a disk
+    |   +-- BadManifest                  a manifest, an index or an image config
+    |   +-- DigestMismatch               a blob is not the one that its digest names
     +-- CoreError               EIO      the C core cannot work here
     +-- HostError               EIO      a program or the kernel here did not do it
     +-- VmError                 EIO      QEMU or libvirt refused
@@ -36,16 +45,23 @@ from __future__ import annotations
 import errno as _errno
 
 __all__ = [
+    "AccessDenied",
+    "BadAnswer",
     "BadBlock",
     "BadChecksum",
+    "BadFileSystem",
     "BadHeader",
     "BadIndex",
     "BadJumpTable",
     "BadMagic",
+    "BadTar",
+    "BadTargetIndex",
+    "BadManifest",
     "Busy",
     "Closed",
     "ConfigError",
     "CoreError",
+    "DigestMismatch",
     "FormatError",
     "HostError",
     "LimitError",
@@ -53,8 +69,10 @@ __all__ = [
     "OutOfRange",
     "ReadOnly",
     "ShortSource",
+    "SourceChanged",
     "SourceError",
     "SourceMissing",
+    "TimedOut",
     "Unsupported",
     "UsageError",
     "VmError",
@@ -139,6 +157,28 @@ class ShortSource(SourceError):
     """A file or blob ended before the bytes that were asked for."""
 
 
+class SourceChanged(SourceError):
+    """What is at that place now is not what was there when it was opened."""
+
+    errno = _errno.ESTALE
+
+
+class AccessDenied(SourceError):
+    """A server does not let these credentials, or nobody, have it."""
+
+    errno = _errno.EACCES
+
+
+class TimedOut(SourceError):
+    """There was no good answer before the deadline."""
+
+    errno = _errno.ETIMEDOUT
+
+
+class BadAnswer(SourceError):
+    """A server answered something else than what it was asked for."""
+
+
 class FormatError(ObdError):
     """The bytes are there, and they are wrong.
 
@@ -194,12 +234,32 @@ class BadJumpTable(FormatError):
     """The table of block lengths of a ZFile is wrong."""
 
 
+class BadTargetIndex(FormatError):
+    """The index over a TurboOCI layer's compressed target is wrong."""
+
+
 class BadChecksum(FormatError):
     """A stored checksum does not match the bytes that it covers."""
 
 
 class BadBlock(FormatError):
     """A compressed block does not inflate to the size that it must have."""
+
+
+class BadManifest(FormatError):
+    """A document of a container image breaks the rules of its kind."""
+
+
+class DigestMismatch(FormatError):
+    """A blob does not have the size or the digest that it was named by."""
+
+
+class BadTar(FormatError):
+    """A tar archive is damaged, or a member of it cannot be what it says."""
+
+
+class BadFileSystem(FormatError):
+    """A file system on a disk is damaged, or there is none."""
 
 
 class CoreError(ObdError):

@@ -17,7 +17,7 @@ import hypothesis
 import pytest
 import zstandard
 
-from tests import running, tools
+from tests import registries, running, tools
 
 hypothesis.settings.register_profile("dev", max_examples=50, deadline=None)
 hypothesis.settings.register_profile(
@@ -100,3 +100,11 @@ def served(
         return export
 
     return start
+
+
+@pytest.fixture(scope="session")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[registries.Registry]:
+    """A docker-registry on loopback, open to all: f"docker://{registry.host}/name"."""
+    tools.require("docker-registry")
+    with registries.Registry(tmp_path_factory.mktemp("registry")) as started:
+        yield started

@@ -26,13 +26,16 @@ FLOORS = [
     {"units", "segment"},
     {"_core"},
     {"source"},
+    {"oci"},
     {"blob"},
     {"layer"},
     {"index"},
     {"device"},
+    {"ext4"},
+    {"service"},
     {"config"},
     {"ops"},
-    {"host"},
+    {"nbd", "host"},
     {""},  # obdengine/__init__.py
     {"cli"},
 ]
@@ -43,8 +46,13 @@ FORBIDDEN = {"index": {"source", "blob", "layer"}}
 # What is not in the standard library, and the rooms that may use it.
 THIRD_PARTY = {
     "_core": {"cffi", "_cffi_backend"},
-    "cli": {"click", "tqdm", "qemu"},
+    "ext4": {"cffi", "_cffi_backend"},
+    "source": {"urllib3"},
+    "cli": {"click", "tqdm", "PIL", "qemu"},
 }
+
+# Rooms with a compiled module of their own.
+COMPILED = ("_core", "ext4")
 
 # Outsiders: they see only what __all__ shows.
 OUTSIDERS = ["nbdkit_plugin", "qemu"]
@@ -153,24 +161,26 @@ def _third_party_problem(room: str, top: str) -> str | None:
 
 
 def check_door(root: Path) -> Iterator[str]:
-    """Complain when anything but _core/binding.py imports the compiled module."""
-    core = root / PACKAGE / "_core"
-    compiled = _compiled_names(core)
-    inside = f"{PACKAGE}._core.binding"
-    for path in files(root, ".py"):
-        if path == core / "binding.py":
-            continue
-        for item in imports(ast.parse(path.read_text())):
-            full = f"{item.module}.{item.name}".rstrip(".")
-            if any(full == name or full.startswith(f"{name}.") for name in compiled):
-                yield f"{path}:{item.line}: only {inside} imports the compiled module"
+    """Complain when anything but a room's binding.py imports its compiled module."""
+    for room in COMPILED:
+        home = root / PACKAGE / room
+        compiled = _compiled_names(home)
+        inside = f"{PACKAGE}.{room}.binding"
+        for path in files(root, ".py"):
+            if path == home / "binding.py":
+                continue
+            for item in imports(ast.parse(path.read_text())):
+                full = f"{item.module}.{item.name}".rstrip(".")
+                if any(full == n or full.startswith(f"{n}.") for n in compiled):
+                    yield f"{path}:{item.line}: only {inside} imports the module"
 
 
-def _compiled_names(core: Path) -> set[str]:
-    found = {f"{PACKAGE}._core.{path.name.split('.')[0]}" for path in core.glob("*.so")}
-    recipe = core / "ffi_build.py"
+def _compiled_names(home: Path) -> set[str]:
+    prefix = f"{PACKAGE}.{home.name}"
+    found = {f"{prefix}.{path.name.split('.')[0]}" for path in home.glob("*.so")}
+    recipe = home / "ffi_build.py"
     if recipe.exists():
-        found |= set(re.findall(rf'"({PACKAGE}\._core\.\w+)"', recipe.read_text()))
+        found |= set(re.findall(rf'"({re.escape(prefix)}\.\w+)"', recipe.read_text()))
     return found
 
 

@@ -139,7 +139,7 @@ def start_nbdkit(
     `plugin` another plugin in place of ours, such as ["file"]. What nbdkit
     needs is put into `folder`. Raises ServerFailed when it does not start.
     """
-    number = len(list(folder.glob("nbd*.pid")))
+    number = len(list(folder.glob("nbd*.log")))
     socket, ready, log = (folder / f"nbd{number}{end}" for end in _ENDINGS)
     os.mkfifo(ready)
     command = [tool("nbdkit"), "-f", "-U", str(socket), "-P", str(ready), *options]
@@ -160,6 +160,55 @@ def start_nbdkit(
     finally:
         os.close(pipe)
     return export
+
+
+def start_native(
+    folder: Path, *keys: str, options: Sequence[str] = (), plugin: None = None
+) -> Export:
+    """Start the export of our own, for what start_nbdkit() would serve.
+
+    `keys` are the plugin's, but for dir=; of `options` only --readonly means
+    anything. Raises ServerFailed when it does not start.
+    """
+    number = len(list(folder.glob("nbd*.log")))
+    socket, log = (folder / f"nbd{number}{end}" for end in (".sock", ".log"))
+    script = str(Path(sys.executable).with_name("obd"))
+    command = [script, "serve", "--engine", "native", "--socket", str(socket)]
+    with log.open("wb") as errors:
+        process = subprocess.Popen(
+            [*command, *_words(keys, options)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            env=environment(),
+        )
+    export = Export(process, socket, log)
+    assert process.stdout is not None
+    with process.stdout:
+        ready = process.stdout.readline()
+    if not ready:
+        raise ServerFailed(f"obd exit {process.wait()}: {export.log()}")
+    return export
+
+
+def _words(keys: Sequence[str], options: Sequence[str]) -> list[str]:
+    """Return the words of `obd serve` for the plugin's keys."""
+    pairs = [key.split("=", 1) for key in keys]
+    known = dict(pairs)
+    readonly = known.pop("readonly", "") == "true" or "--readonly" in options
+    images = [value for key, value in pairs if key == "config"]
+    if readonly and "upper" in known:
+        images = [str(Path(known["upper"], "config.v1.json"))]
+    names = {"export": "--name", "control": "--control"}
+    if not readonly:
+        names |= {"upper": "--upper", "form": "--form"}
+        names |= {"max-size": "--max-size", "garbage": "--garbage"}
+    words = [
+        w for key, name in names.items() if key in known for w in (name, known[key])
+    ]
+    if "readonly=false" in keys and "upper" not in known:
+        words.append("--read-write")
+    return [*words, *images]
 
 
 _ENDINGS = (".sock", ".pid", ".log")

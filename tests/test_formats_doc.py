@@ -12,8 +12,10 @@ from types import ModuleType
 import pytest
 
 from obdengine.blob import format as zfile
+from obdengine.blob import target_format as turbo
 from obdengine.layer import create_upper
 from obdengine.layer import format as lsmt
+from obdengine.oci import words
 from tests.tools import ROOT
 
 FIELD_ROW = re.compile(r"^\| (\d+) \| (\d+) \| (\w+) \|", re.MULTILINE)
@@ -45,6 +47,23 @@ def test_fields(page: str, words: ModuleType) -> None:
     assert documented == layout(words.HEADER_FIELDS)
 
 
+def test_fields_of_turbo() -> None:
+    tables = turbo.HEADER_FIELDS, turbo.ENTRY_FIELDS, turbo.EXTENSION_FIELDS
+    wanted = [row for table in tables for row in layout(table)]
+    text = text_of("turbo.md")
+    found = [(int(a), int(b), name) for a, b, name in FIELD_ROW.findall(text)]
+    assert found == wanted
+    for magic in (turbo.MAGIC, turbo.MARK):
+        shown = [w.encode().decode("unicode_escape").encode() for w in _quoted(text)]
+        assert magic in shown
+    for number in (turbo.HEADER_SIZE, turbo.CRC_SIZE, turbo.SPAN, turbo.WINDOW):
+        assert str(number) in text
+
+
+def _quoted(text: str) -> list[str]:
+    return re.findall(r"\| `([^`]+)` \|", text)
+
+
 @pytest.mark.parametrize(("page", "words"), PAGES)
 def test_flags(page: str, words: ModuleType) -> None:
     documented = {name: 1 << int(bit) for bit, name in FLAG_ROW.findall(text_of(page))}
@@ -68,3 +87,16 @@ def test_files_of_a_writable_layer(form: str, tmp_path: Path) -> None:
     )
     made = [(tmp_path / name).read_bytes() for name in ("data", "index")]
     assert [lsmt.unpack_header(raw).flags for raw in made] == [int(f) for f in found]
+
+
+def test_words_of_container_images() -> None:
+    page = text_of("oci.md")
+    known = {
+        value
+        for key in words.__all__
+        if isinstance(value := getattr(words, key), str)
+        and value.startswith("containerd.io/")
+    }
+    assert set(re.findall(r"^\| `(containerd[^`]+)`", page, re.MULTILINE)) == known
+    for kind in (words.INDEXES, words.MANIFESTS, words.CONFIGS):
+        assert all(f"`{media_type}`" in page for media_type in kind)

@@ -11,6 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.oci.test_stores import docker_archive
+from tests.oci_images import make_layout, small_tar
+from tests.ops.vm_files import qemu_img
+from tests.registries import Registry
 from tests.running import PATIENCE, run_obd
 from tests.tools import ROOT, environment, requires
 
@@ -50,9 +54,28 @@ def desk(tmp_path: Path) -> Path:
     (tmp_path / "changed.raw").write_bytes(disk)
     run_obd("convert", "disk.raw", "base.obd", cwd=tmp_path)
     run_obd("convert", "--base", "base.obd", "changed.raw", "app.obd", cwd=tmp_path)
+    container_image(tmp_path)
+    machine_image(tmp_path)
     lowers = [{"file": "base.obd"}, {"file": "app.obd"}]
     (tmp_path / "config.v1.json").write_text(json.dumps({"lowers": lowers}))
     return tmp_path
+
+
+def machine_image(desk: Path) -> None:
+    """Make the disk of a machine, a qcow2 file over another one."""
+    qemu_img("convert", "-O", "qcow2", desk / "disk.raw", desk / "vm-base.qcow2")
+    words = ("-b", "vm-base.qcow2", "-F", "qcow2", desk / "vm.qcow2")
+    qemu_img("create", "-q", "-f", "qcow2", *words)
+
+
+def container_image(desk: Path) -> None:
+    """Make the container images and trees that README speaks of."""
+    tars = [small_tar(base="1"), small_tar(app="2")]
+    make_layout(desk / "layout", tars, tag="app")
+    docker_archive(desk / "app.tar", tars)
+    (desk / "rootfs.tar").write_bytes(tars[0])
+    (desk / "overlay").mkdir()
+    (desk / "overlay" / "file").write_text("on top")
 
 
 def as_it_can_be_run(command: str, desk: Path) -> str:
@@ -68,21 +91,35 @@ def as_it_can_be_run(command: str, desk: Path) -> str:
     return command
 
 
+def at(command: str, host: str) -> str:
+    """Return the command for a registry that there is."""
+    return re.sub(r"docker://(registry\.example|localhost:5000)/", host, command)
+
+
 def prepare(command: str, desk: Path) -> None:
-    """Make the writable image that earlier commands of README make."""
+    """Make what earlier commands of README make."""
     if "machine/config.v1.json" in command:
         run_obd("create", "config.v1.json", "machine", cwd=desk)
+    for target in re.findall(r"docker://\S+/team/\S+", command):
+        run_obd("push", "config.v1.json", target, cwd=desk)
+    if "--base disk.obd" in command:
+        run_obd("convert", "--size", "64M", "rootfs.tar", "disk.obd", cwd=desk)
 
 
 @requires("nbdkit", "nbdkit-python", "nbdinfo", "qemu-img", "bash")
 @pytest.mark.parametrize("command", COMMANDS)
-def test_command_works(command: str, desk: Path) -> None:
+def test_command_works(
+    command: str, desk: Path, request: pytest.FixtureRequest
+) -> None:
     line = as_it_can_be_run(command, desk)
+    if "docker://" in line:
+        registry: Registry = request.getfixturevalue("registry")
+        line = at(line, f"docker://{registry.host}/")
     prepare(line, desk)
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", line],
         cwd=desk,
-        env=environment(),
+        env=environment(XDG_CACHE_HOME=str(desk), OBD_CACHE=str(desk / "cache")),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

@@ -19,6 +19,7 @@ from tests.tools import ROOT
 LONG: dict[str, str] = {
     "obdengine/_core/upper.c": "who may hold which lock during a write, a flush and a "
     "new index file is one argument, and is read as one",
+    "nbdkit_plugin/obd.py": "nbdkit loads one file",
 }
 
 

@@ -13,7 +13,7 @@ import errno
 from typing import Any, NamedTuple
 
 from obdengine._core.faults import Fault, exception
-from obdengine.errors import CoreError
+from obdengine.errors import CoreError, FormatError
 
 try:
     from obdengine._core._obd import ffi, lib
@@ -27,6 +27,9 @@ except ImportError as missing:
 __all__ = [
     "Absent",
     "Buffer",
+    "Damage",
+    "Damaged",
+    "Lacking",
     "StoredRange",
     "check",
     "ffi",
@@ -61,17 +64,44 @@ class StoredRange(NamedTuple):
     size: int
 
 
+class Damage(NamedTuple):
+    """A block that was fetched and is wrong, and what to raise if it stays so."""
+
+    layer: int
+    block: int
+    error: FormatError
+
+
+# What a request lacks: bytes that are to be fetched, or a block to be renewed.
+Lacking = list[StoredRange] | Damage
+
+
 class Absent(Exception):
     """Bytes that a request needs are not on this machine; fetch, then ask again.
 
     Attributes:
-        ranges: which bytes of which files; not always all that will be needed.
+        ranges, lacking: which bytes of which files; not always all that will
+            be needed.
     """
 
     def __init__(self, ranges: list[StoredRange]) -> None:
         """Say what is missing."""
         super().__init__(ranges)
-        self.ranges = ranges
+        self.ranges: list[StoredRange] = ranges
+        self.lacking: Lacking = ranges
+
+
+class Damaged(Exception):
+    """A block that was fetched is wrong; drop it, fetch it again, ask again.
+
+    Attributes:
+        lacking: which block, and what to raise when it stays wrong.
+    """
+
+    def __init__(self, layer: int, block: int, error: FormatError) -> None:
+        """Say which block."""
+        super().__init__(error)
+        self.lacking: Lacking = Damage(layer, block, error.with_traceback(None))
 
 
 def check(status: int, fault: Any, name: str, base: int = 0) -> None:

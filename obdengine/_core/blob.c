@@ -8,7 +8,9 @@
 #include <string.h>
 
 #include "bytes.h"
+#include "chunks.h"
 #include "file.h"
+#include "inflated.h"
 #include "zblock.h"
 
 struct obd_blob {
@@ -16,9 +18,10 @@ struct obd_blob {
     uint64_t offset;            /* of the payload, in the file */
     uint64_t size;              /* of the stream */
     struct obd_jump *jump;      /* NULL when the stream is stored as it is */
-    _Atomic uint64_t *present;  /* NULL when all of the file is here */
-    uint64_t file_size;
-    unsigned unit_shift;
+    struct obd_spans *spans;    /* NULL unless there are */
+    const struct obd_blob *meta;        /* NULL unless it is two in one, */
+    const struct obd_blob *target;      /* and then there is nothing else */
+    struct obd_presence presence;
     int fd;
 };
 
@@ -53,13 +56,51 @@ obd_blob_new_zfile(int fd, uint64_t offset, struct obd_jump *jump)
     return make(fd, offset, jump->size, jump);
 }
 
+struct obd_blob *
+obd_blob_new_spans(int fd, struct obd_spans *spans)
+{
+    struct obd_blob *b = make(fd, 0, spans->size, NULL);
+
+    if (b == NULL)
+        obd_spans_free(spans);
+    else
+        b->spans = spans;
+    return b;
+}
+
+struct obd_blob *
+obd_blob_new_turbo(const struct obd_blob *meta, const struct obd_blob *target)
+{
+    struct obd_blob *b = make(-1, 0, meta->size, NULL);
+
+    if (b != NULL) {
+        b->meta = meta;
+        b->target = target;
+    }
+    return b;
+}
+
+/* The blob that an offset is one of; takes the bit off. */
+static const struct obd_blob *
+side(const struct obd_blob *b, uint64_t *offset)
+{
+    if (OBD_LIKELY(b->target == NULL))
+        return b;
+    b = *offset & OBD_TARGET_BIT ? b->target : b->meta;
+    *offset &= ~OBD_TARGET_BIT;
+    return b;
+}
+
 void
 obd_blob_free(struct obd_blob *b)
 {
     if (b == NULL)
         return;
+    if (b->spans != NULL)
+        obd_chunks_forget(b->id);
+    obd_spans_free(b->spans);
     obd_jump_free(b->jump);
-    free((void *)b->present);
+    obd_presence_end(&b->presence);
     free(b);
 }
 
@@ -69,81 +110,43 @@ obd_blob_size(const struct obd_blob *b)
     return b->size;
 }
 
-static uint64_t
-units_of(const struct obd_blob *b)
-{
-    return (b->file_size >> b->unit_shift) + 1;
-}
-
 size_t
 obd_blob_memory(const struct obd_blob *b)
 {
-    size_t size = sizeof *b;
+    size_t size = sizeof *b + obd_presence_memory(&b->presence);
 
-    if (b->jump != NULL)
-        size += obd_jump_memory(b->jump);
-    if (b->present != NULL)
-        size += (units_of(b) / 64 + 1) * sizeof *b->present;
-    return size;
+    if (b->target != NULL)
+        size += obd_blob_memory(b->meta) + obd_blob_memory(b->target);
+    if (b->spans != NULL)
+        size += obd_spans_memory(b->spans);
+    return b->jump != NULL ? size + obd_jump_memory(b->jump) : size;
 }
 
-int
-obd_blob_track(struct obd_blob *b, uint64_t file_size, unsigned unit_shift)
+struct obd_presence *
+obd_blob_presence(struct obd_blob *b)
 {
-    if (unit_shift > 30 || b->present != NULL)
-        return OBD_BAD_ARGUMENT;
-    b->file_size = file_size;
-    b->unit_shift = unit_shift;
-    b->present = calloc(units_of(b) / 64 + 1, sizeof *b->present);
-    return b->present == NULL ? OBD_NOMEM : OBD_OK;
-}
-
-void
-obd_blob_mark(struct obd_blob *b, uint64_t offset, uint64_t size)
-{
-    uint64_t end, unit = UINT64_C(1) << b->unit_shift;
-
-    if (b->present == NULL || !obd_add(offset, size, &end))
-        return;
-    /* The last unit ends where the file does. */
-    end = end >= b->file_size ? units_of(b) << b->unit_shift : end;
-    uint64_t first = obd_min(offset, b->file_size) + unit - 1;
-
-    for (uint64_t u = first >> b->unit_shift; u < end >> b->unit_shift; u++)
-        atomic_fetch_or_explicit(&b->present[u / 64],
-                                 UINT64_C(1) << (u % 64),
-                                 memory_order_release);
+    return &b->presence;
 }
 
 bool
 obd_blob_present(const struct obd_blob *b, uint64_t file_offset,
                  uint64_t file_size)
 {
-    if (b->present == NULL || file_size == 0)
-        return true;
-    uint64_t last = (file_offset + file_size - 1) >> b->unit_shift;
-
-    for (uint64_t u = file_offset >> b->unit_shift; u <= last; u++) {
-        uint64_t word = atomic_load_explicit(&b->present[u / 64],
-                                             memory_order_acquire);
-
-        if (!(word >> (u % 64) & 1))
-            return false;
-    }
-    return true;
+    b = side(b, &file_offset);
+    return obd_presence_here(&b->presence, file_offset, file_size);
 }
 
-/* Fill buf from the file, or say why not. */
+/* Fill buf from the file, or say why not.  What is said of presence may
+ * change by it, which is no part of what the blob is.
+ */
 static int
 load(const struct obd_blob *b, uint64_t at, uint8_t *buf, size_t size,
      struct obd_fault *fault)
 {
-    if (!obd_blob_present(b, at, size)) {
-        fault->at = at;
-        fault->want = size;
-        return OBD_ABSENT;
-    }
-    return obd_file_read(b->fd, at, buf, size, fault);
+    if (b->presence.here == NULL)
+        return obd_file_read(b->fd, at, buf, size, fault);
+    return obd_presence_read((struct obd_presence *)&b->presence, b->fd, at,
+                             buf, size, fault);
 }
 
 /* How many blocks from first, up to last, fit in the scratch when stored. */
@@ -172,21 +175,33 @@ advance(struct want *w, size_t done)
     w->size -= done;
 }
 
-/* Copy what the held block has of w. */
-static void
-copy_held(const struct obd_jump *j, const struct obd_scratch *s,
-          struct want *w)
+/* Bytes of w that are in its first block, which starts with w or before. */
+static size_t
+part_of(const struct obd_jump *j, uint64_t block, const struct want *w,
+        size_t *skip)
 {
-    size_t skip = (size_t)(w->offset - (s->held_block << j->block_shift));
-    size_t part = obd_jump_inflated(j, s->held_block) - skip;
+    *skip = (size_t)(w->offset - (block << j->block_shift));
+    size_t part = obd_jump_inflated(j, block) - *skip;
 
-    part = part < w->size ? part : w->size;
-    memcpy(w->buf, s->block + skip, part);
+    return part < w->size ? part : w->size;
+}
+
+/* Take what w wants of its first block from those that are kept. */
+static bool
+copy_kept(const struct obd_blob *b, uint64_t block, struct want *w)
+{
+    size_t skip, part = part_of(b->jump, block, w, &skip);
+
+    /* All of it goes where it is wanted, and is kept by whoever that is. */
+    if (part == obd_jump_inflated(b->jump, block)
+        || !obd_inflated_copy(b->id, block, skip, w->buf, part))
+        return false;
     advance(w, part);
+    return true;
 }
 
 /* Inflate one stored block for w: in place when w wants all of it, else by
- * way of the scratch, which then holds it.
+ * way of the scratch, and to be kept.
  */
 static int
 inflate(const struct obd_blob *b, uint64_t block, const uint8_t *src,
@@ -194,11 +209,9 @@ inflate(const struct obd_blob *b, uint64_t block, const uint8_t *src,
 {
     const struct obd_jump *j = b->jump;
     size_t n = (size_t)(obd_jump_at(j, block + 1) - obd_jump_at(j, block));
-    size_t size = obd_jump_inflated(j, block);
-    bool whole = w->offset == block << j->block_shift && w->size >= size;
-
-    if (!whole)
-        s->held_blob = 0;
+    size_t size = obd_jump_inflated(j, block), skip;
+    size_t part = part_of(j, block, w, &skip);
+    bool whole = part == size;
     int status = obd_zblock_decode(&s->codec, j->algo, j->verify, src, n,
                                    whole ? w->buf : s->block, size, fault);
 
@@ -207,13 +220,11 @@ inflate(const struct obd_blob *b, uint64_t block, const uint8_t *src,
         fault->at = b->offset + obd_jump_at(j, block);
         return status;
     }
-    if (whole) {
-        advance(w, size);
-        return OBD_OK;
+    if (!whole) {
+        memcpy(w->buf, s->block + skip, part);
+        obd_inflated_keep(b->id, block, &s->block);
     }
-    s->held_blob = b->id;
-    s->held_block = block;
-    copy_held(j, s, w);
+    advance(w, part);
     return OBD_OK;
 }
 
@@ -226,10 +237,8 @@ read_zfile(const struct obd_blob *b, struct want w, struct obd_scratch *s,
     while (w.size > 0) {
         uint64_t first = w.offset >> j->block_shift;
 
-        if (s->held_blob == b->id && s->held_block == first) {
-            copy_held(j, s, &w);
+        if (copy_kept(b, first, &w))
             continue;
-        }
         uint64_t last = (w.offset + w.size - 1) >> j->block_shift;
         uint64_t start = obd_jump_at(j, first), n = run_of(j, first, last);
         uint64_t end = obd_jump_at(j, first + n);
@@ -245,6 +254,109 @@ read_zfile(const struct obd_blob *b, struct want w, struct obd_scratch *s,
     return OBD_OK;
 }
 
+static int
+load_for(const void *file, uint64_t at, uint8_t *buf, size_t size,
+         struct obd_fault *fault)
+{
+    return load(file, at, buf, size, fault);
+}
+
+static int
+inflate_span(const struct obd_blob *b, uint64_t i, uint8_t *dst,
+             struct obd_scratch *scratch, struct obd_fault *fault)
+{
+    struct obd_loader from = { b, load_for };
+
+    return obd_spans_inflate(b->spans, i, &from, dst, scratch, fault);
+}
+
+/* Span i, held; NULL with *status. */
+static struct obd_chunk *
+chunk_of(const struct obd_blob *b, uint64_t i, struct obd_scratch *scratch,
+         struct obd_fault *fault, int *status)
+{
+    struct obd_chunk *c = obd_chunk_find(b->id, i);
+    uint64_t at, end;
+    bool fill;
+
+    *status = OBD_OK;
+    if (OBD_LIKELY(c != NULL))
+        return c;
+    /* What cannot be inflated yet must not take the place of another. */
+    obd_spans_stored(b->spans, i, &at, &end);
+    if (!obd_presence_here(&b->presence, at, end - at)) {
+        fault->at = at;
+        fault->want = end - at;
+        *status = OBD_ABSENT;
+        return NULL;
+    }
+    c = obd_chunk_claim(b->id, i, obd_spans_inflated(b->spans, i), &fill);
+    if (c == NULL)
+        *status = OBD_NOMEM;
+    else if (fill)
+        *status = inflate_span(b, i, c->data, scratch, fault);
+    if (c == NULL || !fill)
+        return c;
+    obd_chunk_settle(c, *status == OBD_OK);
+    return *status == OBD_OK ? c : NULL;
+}
+
+static int
+read_spans(const struct obd_blob *b, struct want w,
+           struct obd_scratch *scratch, struct obd_fault *fault)
+{
+    while (w.size > 0) {
+        uint64_t i = obd_spans_find(b->spans, w.offset);
+        int status;
+        struct obd_chunk *c = chunk_of(b, i, scratch, fault, &status);
+
+        if (c == NULL)
+            return status;
+        size_t skip = (size_t)(w.offset - b->spans->span[i].out);
+        size_t part = c->size - skip < w.size ? c->size - skip : w.size;
+
+        memcpy(w.buf, c->data + skip, part);
+        obd_chunk_give(c);
+        advance(&w, part);
+    }
+    return OBD_OK;
+}
+
+static int
+read_turbo(const struct obd_blob *b, uint64_t offset, uint8_t *buf,
+           size_t size, struct obd_scratch *scratch, struct obd_fault *fault)
+{
+    uint64_t bit = offset & OBD_TARGET_BIT;
+    const struct obd_blob *one = side(b, &offset);
+    int status = obd_blob_read(one, offset, buf, size, scratch, fault);
+
+    if (OBD_UNLIKELY(status != OBD_OK)) {
+        fault->at |= bit;
+        fault->block |= bit;
+    }
+    return status;
+}
+
+bool
+obd_blob_is_plain(const struct obd_blob *b)
+{
+    return b->jump == NULL && b->spans == NULL && b->target == NULL;
+}
+
+int
+obd_blob_read_plain(const struct obd_blob *b, uint64_t offset, uint8_t *buf,
+                    size_t size, struct obd_fault *fault)
+{
+    uint64_t end;
+
+    if (OBD_LIKELY(obd_add(offset, size, &end) && end <= b->size))
+        return load(b, b->offset + offset, buf, size, fault);
+    fault->at = offset;
+    fault->want = size;
+    fault->got = b->size;
+    return OBD_OUT_OF_RANGE;
+}
+
 int
 obd_blob_read(const struct obd_blob *b, uint64_t offset, uint8_t *buf,
               size_t size, struct obd_scratch *scratch,
@@ -252,12 +364,17 @@ obd_blob_read(const struct obd_blob *b, uint64_t offset, uint8_t *buf,
 {
     uint64_t end;
 
+    if (OBD_UNLIKELY(b->target != NULL))
+        return read_turbo(b, offset, buf, size, scratch, fault);
     if (!obd_add(offset, size, &end) || end > b->size) {
         fault->at = offset;
         fault->want = size;
         fault->got = b->size;
         return OBD_OUT_OF_RANGE;
     }
+    if (OBD_UNLIKELY(b->spans != NULL))
+        return read_spans(b, (struct want){ offset, buf, size }, scratch,
+                          fault);
     if (b->jump == NULL)
         return load(b, b->offset + offset, buf, size, fault);
     return read_zfile(b, (struct want){ offset, buf, size }, scratch, fault);
@@ -295,7 +412,6 @@ check_zfile(const struct obd_blob *b, uint64_t first, uint64_t end,
 {
     const struct obd_jump *j = b->jump;
 
-    s->held_blob = 0;
     while (first < end) {
         uint64_t start = obd_jump_at(j, first), n = run_of(j, first, end - 1);
 
@@ -321,6 +437,27 @@ check_zfile(const struct obd_blob *b, uint64_t first, uint64_t end,
     return OBD_OK;
 }
 
+/* Not through the cache: what is there was verified, and it is for reads. */
+static int
+check_spans(const struct obd_blob *b, uint64_t first, uint64_t end,
+            struct obd_scratch *s, struct obd_fault *fault)
+{
+    uint8_t *buf = NULL;
+    size_t capacity = 0;
+    int status = OBD_OK;
+
+    for (uint64_t i = first; status == OBD_OK && i < end; i++) {
+        if (obd_spans_inflated(b->spans, i) > capacity) {
+            capacity = obd_spans_inflated(b->spans, i);
+            free(buf);
+            buf = malloc(capacity);
+        }
+        status = buf == NULL ? OBD_NOMEM : inflate_span(b, i, buf, s, fault);
+    }
+    free(buf);
+    return status;
+}
+
 int
 obd_blob_check(const struct obd_blob *b, uint64_t first, uint64_t count,
                struct obd_fault *fault)
@@ -330,14 +467,15 @@ obd_blob_check(const struct obd_blob *b, uint64_t first, uint64_t count,
 
     if (s == NULL)
         return OBD_NOMEM;
-    if (b->jump == NULL) {
+    if (b->jump == NULL && b->spans == NULL) {
         status = check_plain(b, s, fault);
     } else {
-        uint64_t n = b->jump->nblocks;
+        uint64_t n = b->jump ? b->jump->nblocks : b->spans->n;
 
         first = obd_min(first, n);
-        status = check_zfile(b, first, first + obd_min(count, n - first), s,
-                             fault);
+        n = first + obd_min(count, n - first);
+        status = b->jump ? check_zfile(b, first, n, s, fault)
+                         : check_spans(b, first, n, s, fault);
     }
     obd_scratch_give(s);
     return status;
@@ -347,8 +485,28 @@ void
 obd_blob_stored(const struct obd_blob *b, uint64_t offset, uint64_t size,
                 uint64_t *file_offset, uint64_t *file_size)
 {
+    uint64_t bit = b->target ? offset & OBD_TARGET_BIT : 0;
+
+    if (bit != 0) {
+        obd_blob_stored(b->target, offset ^ bit, size, file_offset,
+                        file_size);
+        *file_offset |= bit;
+        return;
+    }
+    b = side(b, &offset);
     const struct obd_jump *j = b->jump;
 
+    if (b->spans != NULL) {
+        uint64_t end, at;
+
+        obd_spans_stored(b->spans, obd_spans_find(b->spans, offset),
+                         file_offset, &end);
+        obd_spans_stored(b->spans,
+                         obd_spans_find(b->spans, offset + size - 1), &at,
+                         &end);
+        *file_size = end - *file_offset;
+        return;
+    }
     if (j == NULL) {
         *file_offset = b->offset + offset;
         *file_size = size;
@@ -361,13 +519,27 @@ obd_blob_stored(const struct obd_blob *b, uint64_t offset, uint64_t size,
     *file_size = obd_jump_at(j, last + 1) - start;
 }
 
+void
+obd_blob_span(const struct obd_blob *b, uint64_t i, uint64_t *file_offset,
+              uint64_t *file_size)
+{
+    uint64_t end;
+
+    obd_spans_stored(b->spans, i, file_offset, &end);
+    *file_size = end - *file_offset;
+}
+
 uint64_t
 obd_blob_step(const struct obd_blob *b, uint64_t offset)
 {
-    unsigned shift = b->jump ? b->jump->block_shift : b->unit_shift;
+    b = side(b, &offset);
+    unsigned shift = b->jump ? b->jump->block_shift : b->presence.shift;
     uint64_t step = UINT64_C(1) << shift;
 
-    if (b->present == NULL)
+    if (b->presence.here == NULL)
         return b->size - offset;
+    if (b->spans != NULL)
+        return b->spans->span[obd_spans_find(b->spans, offset) + 1].out
+               - offset;
     return obd_min(step - (offset & (step - 1)), b->size - offset);
 }

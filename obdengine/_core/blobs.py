@@ -7,6 +7,7 @@ from typing import Any
 
 from obdengine._core.binding import (
     Buffer,
+    Damaged,
     check,
     ffi,
     lib,
@@ -15,13 +16,24 @@ from obdengine._core.binding import (
     source,
     target,
 )
-from obdengine.errors import UsageError
+from obdengine.errors import BadBlock, BadChecksum, UsageError
 
-__all__ = ["PRESENCE_UNIT", "Blob", "JumpTable"]
+__all__ = ["PRESENCE_UNIT", "USE_STEP", "Blob", "JumpTable", "unit_sums"]
 
 # Bytes of a file that are here or not as a whole: what one page holds, so that
 # a fetch never brings in much more than was asked for.
 PRESENCE_UNIT = 4096
+
+# Bytes of a file that are remembered as used together.
+USE_STEP = 1 << 20
+
+
+def unit_sums(seed: int, first_unit: int, data: Buffer) -> bytes:
+    """Return the sums, 4 bytes each, of units that data is made of, end to end."""
+    out = bytearray(4 * -(-len(data) // PRESENCE_UNIT))
+    src, dst = source(data), ffi.from_buffer("uint32_t[]", out)
+    lib.obd_presence_sums(seed, first_unit, src, len(src), dst)
+    return bytes(out)
 
 
 class JumpTable:
@@ -102,10 +114,12 @@ class Blob:
         """Wrap a C blob; use plain() or zfile()."""
         pointer = made(pointer, "a blob")
         self._c = ffi.gc(pointer, lib.obd_blob_free)
+        self._presence = lib.obd_blob_presence(self._c)
         self.name = name
+        self.guarded = False
         if track is not None:
             shift = PRESENCE_UNIT.bit_length() - 1
-            status = lib.obd_blob_track(self._c, track, shift)
+            status = lib.obd_presence_begin(self._presence, track, shift)
             check(status, new_fault(), name)
 
     @classmethod
@@ -133,6 +147,10 @@ class Blob:
         pointer = lib.obd_blob_new_zfile(fd, offset, jump._hand_over())
         return cls(pointer, name, track)
 
+    def name_at(self, fault: Any) -> str:
+        """Return the name of the file that a fault is about."""
+        return self.name
+
     @property
     def size(self) -> int:
         """Bytes of the stream."""
@@ -145,13 +163,50 @@ class Blob:
 
     def mark_present(self, offset: int, size: int) -> None:
         """Say that the size bytes at offset of the file are here now."""
-        lib.obd_blob_mark(self._c, offset, size)
+        lib.obd_presence_mark(self._presence, offset, size)
+
+    def guard(self, seed: int, spare: int) -> None:
+        """Compare the sum of every unit that is read; before the first is here.
+
+        spare is the descriptor of lent units: borrowed, as the file's is.
+        """
+        status = lib.obd_presence_guard(self._presence, seed, spare)
+        check(status, new_fault(), self.name)
+        self.guarded = True
+
+    def adopt(self, first_unit: int, sums: Buffer, *, lent: bool = False) -> None:
+        """Say that units from the first on may be here, 4 bytes of sum for each.
+
+        A sum of 0 says nothing of its unit. lent: they are in the spare file.
+        """
+        src = ffi.from_buffer("uint32_t[]", sums)
+        lib.obd_presence_adopt(self._presence, first_unit, src, len(src), lent)
+
+    def forget(self, offset: int, size: int) -> None:
+        """Say that the units that a range of the file touches are not here."""
+        lib.obd_presence_forget(self._presence, offset, size)
+
+    def present(self, offset: int, size: int) -> bool:
+        """Tell whether a range of the file is here."""
+        return bool(lib.obd_presence_here(self._presence, offset, size))
+
+    def take_used(self, used: bytearray) -> None:
+        """Set a byte of used for each MiB of the file that was read since."""
+        lib.obd_presence_take_used(self._presence, target(used), len(used))
 
     def pread_into(self, offset: int, buf: bytearray | memoryview) -> None:
         """Fill buf with the bytes at offset of the stream, or raise."""
         dst, fault = target(buf), new_fault()
         status = lib.obd_blob_pread(self._c, offset, dst, len(dst), fault)
-        check(status, fault, self.name)
+        self._judge(status, fault)
+
+    def _judge(self, status: int, fault: Any) -> None:
+        try:
+            check(status, fault, self.name)
+        except (BadBlock, BadChecksum) as error:
+            if self.guarded:
+                raise Damaged(0, fault.block, error) from None
+            raise
 
     def pread(self, offset: int, size: int) -> bytes:
         """Return the size bytes at offset of the stream, or raise."""
@@ -163,7 +218,7 @@ class Blob:
         """Read, verify and inflate blocks (all, where there are none)."""
         fault = new_fault()
         status = lib.obd_blob_check(self._c, first_block, count, fault)
-        check(status, fault, self.name)
+        self._judge(status, fault)
 
     def stored(self, offset: int, size: int) -> tuple[int, int]:
         """Return offset and size, in the file, of a range of the stream."""

@@ -12,6 +12,9 @@ enum obd_status {
     OBD_BEFORE_DATA = ..., OBD_BEYOND_DATA = ..., OBD_TOO_MANY = ...,
     OBD_BAD_LENGTH = ..., OBD_BAD_SUM = ..., OBD_BAD_CRC = ...,
     OBD_BAD_BLOCK = ..., OBD_FULL = ..., OBD_READ_ONLY = ...,
+    OBD_POINT_ORDER = ..., OBD_POINT_BEYOND = ..., OBD_POINT_FAR = ...,
+    OBD_POINT_BITS = ..., OBD_POINT_WINDOW = ..., OBD_BAD_WINDOW = ...,
+    OBD_MORE_MEMBERS = ..., OBD_BAD_MEMBER = ..., OBD_BAD_TAG = ...,
     OBD_BAD_ARGUMENT = ...
 };
 enum obd_crc32c_kernel { OBD_CRC32C_PORTABLE = ..., OBD_CRC32C_SSE42 = ... };
@@ -21,6 +24,18 @@ enum obd_algo {
 enum obd_extent_flags {
     OBD_EXTENT_ZERO = ..., OBD_EXTENT_DATA = ..., OBD_EXTENT_PRESENT = ...
 };
+enum obd_ranges {
+    OBD_RANGES_STORED = ..., OBD_RANGES_ABSENT = ..., OBD_RANGES_STREAM = ...
+};
+
+enum obd_spans_kind {
+    OBD_SPANS_GZIP = ..., OBD_SPANS_MEMBERS = ..., OBD_SPANS_ZSTD = ...
+};
+enum obd_index_event {
+    OBD_INDEX_NONE = ..., OBD_INDEX_POINT = ..., OBD_INDEX_END = ...
+};
+#define OBD_POINT_MEMBER ...
+#define OBD_SPAN_MAX ...
 
 struct obd_fault {
     uint64_t at;
@@ -58,6 +73,13 @@ int obd_zblock_encode(int algo, int level, uint32_t block_size, int verify,
 int obd_zblock_decode_one(int algo, int verify, const uint8_t *src, size_t n,
                           uint8_t *dst, size_t size, struct obd_fault *fault);
 
+struct obd_unzstd;
+struct obd_unzstd *obd_unzstd_new(void);
+void obd_unzstd_free(struct obd_unzstd *u);
+int obd_unzstd_run(struct obd_unzstd *u, const uint8_t *src, size_t n,
+                   size_t *used, uint8_t *dst, size_t cap, size_t *made,
+                   int *ended);
+
 void obd_scan_zero(const uint8_t *p, size_t n, size_t granule,
                    uint8_t *flags);
 void obd_scan_same(const uint8_t *a, const uint8_t *b, size_t n,
@@ -67,6 +89,10 @@ int obd_record_unpack(const uint8_t *src, size_t n,
                       const struct obd_bounds *bounds,
                       struct obd_segment *dst, size_t *count,
                       struct obd_fault *fault);
+int obd_record_unpack_turbo(const uint8_t *src, size_t n,
+                            const struct obd_bounds *bounds,
+                            uint64_t target_end, struct obd_segment *dst,
+                            size_t *count, struct obd_fault *fault);
 void obd_record_pack(const struct obd_segment *src, size_t n, uint8_t *dst);
 
 int obd_merge(const struct obd_segment *const *layers, const size_t *counts,
@@ -89,21 +115,70 @@ uint64_t obd_jump_blocks(const struct obd_jump *j);
 uint64_t obd_jump_offset(const struct obd_jump *j, uint64_t i);
 size_t obd_jump_memory(const struct obd_jump *j);
 
+struct obd_spans;
+struct obd_spans *obd_spans_new(int kind, int packed, int index_fd,
+                                uint64_t windows_end, uint64_t size,
+                                uint64_t file_size);
+void obd_spans_free(struct obd_spans *s);
+uint64_t obd_spans_count(const struct obd_spans *s);
+int obd_spans_feed(struct obd_spans *s, const uint8_t *src, size_t n,
+                   struct obd_fault *fault);
+int obd_spans_finish(struct obd_spans *s, struct obd_fault *fault);
+int obd_spans_sum(struct obd_spans *s, const uint8_t *src, size_t n);
+void obd_chunks_limit(size_t budget);
+size_t obd_chunks_memory(size_t *budget);
+
+struct obd_index_step {
+    uint64_t used;
+    uint64_t made;
+    uint64_t out;
+    uint64_t in;
+    int event;
+    int bits;
+};
+struct obd_indexer;
+struct obd_indexer *obd_indexer_new(int kind, uint64_t span);
+void obd_indexer_free(struct obd_indexer *x);
+int obd_indexer_step(struct obd_indexer *x, const uint8_t *src, size_t n,
+                     uint8_t *dst, size_t cap, struct obd_index_step *step,
+                     struct obd_fault *fault);
+int obd_indexer_next(struct obd_indexer *x, struct obd_index_step *step);
+void obd_indexer_window(struct obd_indexer *x, uint8_t *dst);
+
 struct obd_blob *obd_blob_new_plain(int fd, uint64_t offset, uint64_t size);
 struct obd_blob *obd_blob_new_zfile(int fd, uint64_t offset,
                                     struct obd_jump *jump);
+struct obd_blob *obd_blob_new_spans(int fd, struct obd_spans *spans);
+struct obd_blob *obd_blob_new_turbo(const struct obd_blob *meta,
+                                    const struct obd_blob *target);
 void obd_blob_free(struct obd_blob *b);
 uint64_t obd_blob_size(const struct obd_blob *b);
 size_t obd_blob_memory(const struct obd_blob *b);
-int obd_blob_track(struct obd_blob *b, uint64_t file_size,
-                   unsigned unit_shift);
-void obd_blob_mark(struct obd_blob *b, uint64_t offset, uint64_t size);
 int obd_blob_pread(const struct obd_blob *b, uint64_t offset, uint8_t *buf,
                    size_t size, struct obd_fault *fault);
 int obd_blob_check(const struct obd_blob *b, uint64_t first, uint64_t count,
                    struct obd_fault *fault);
 void obd_blob_stored(const struct obd_blob *b, uint64_t offset, uint64_t size,
                      uint64_t *file_offset, uint64_t *file_size);
+
+void obd_blob_span(const struct obd_blob *b, uint64_t i,
+                   uint64_t *file_offset, uint64_t *file_size);
+
+struct obd_presence;
+struct obd_presence *obd_blob_presence(struct obd_blob *b);
+int obd_presence_begin(struct obd_presence *p, uint64_t size, unsigned shift);
+int obd_presence_guard(struct obd_presence *p, uint32_t seed, int spare);
+void obd_presence_mark(struct obd_presence *p, uint64_t offset,
+                       uint64_t size);
+void obd_presence_adopt(struct obd_presence *p, uint64_t first,
+                        const uint32_t *sums, size_t n, int is_lent);
+void obd_presence_forget(struct obd_presence *p, uint64_t offset,
+                         uint64_t size);
+bool obd_presence_here(const struct obd_presence *p, uint64_t offset,
+                       uint64_t size);
+void obd_presence_take_used(struct obd_presence *p, uint8_t *used, size_t n);
+void obd_presence_sums(uint32_t seed, uint64_t first, const uint8_t *data,
+                       size_t size, uint32_t *sums);
 
 struct obd_device *obd_device_new(struct obd_blob *const *blobs,
                                   size_t nblobs,
@@ -123,7 +198,7 @@ int obd_device_extents(const struct obd_device *d, uint64_t offset,
                        uint64_t size, struct obd_extent *out, size_t cap,
                        size_t *n, struct obd_fault *fault);
 int obd_device_ranges(const struct obd_device *d, uint64_t offset,
-                      uint64_t size, int absent_only, struct obd_range *out,
+                      uint64_t size, int which, struct obd_range *out,
                       size_t cap, size_t *n, struct obd_fault *fault);
 
 struct obd_io {
@@ -184,6 +259,47 @@ void obd_port_pass(struct obd_port *p);
 void obd_port_leave(struct obd_port *p);
 void obd_port_shut(struct obd_port *p);
 void obd_port_open(struct obd_port *p);
+enum nbd_command {
+    NBD_CMD_READ = ..., NBD_CMD_WRITE = ..., NBD_CMD_FLUSH = ...,
+    NBD_CMD_TRIM = ..., NBD_CMD_CACHE = ..., NBD_CMD_WRITE_ZEROES = ...,
+    NBD_CMD_BLOCK_STATUS = ...
+};
+#define NBD_CMD_FLAG_FUA ...
+#define OBD_REQUEST_MAX ...
+struct obd_export_setup {
+    struct obd_port *port;
+    uint64_t size;
+    uint32_t allocation_id;
+    uint32_t layer_id;
+    int fd;
+    int writable;
+    int structured;
+    int has_allocation;
+    int has_layer;
+};
+struct obd_call {
+    uint64_t cookie;
+    uint64_t offset;
+    uint8_t *data;
+    uint32_t size;
+    uint16_t type;
+    uint16_t flags;
+    int is_written;
+    ...;
+};
+enum obd_export_event {
+    OBD_EXPORT_OVER = ..., OBD_EXPORT_CALL = ..., OBD_EXPORT_THREAD = ...
+};
+struct obd_export;
+struct obd_export *obd_export_new(const struct obd_export_setup *setup);
+void obd_export_free(struct obd_export *x);
+enum obd_export_event obd_export_serve(struct obd_export *x,
+                                       struct obd_call *call, int may_grow);
+void obd_export_answer(struct obd_export *x, struct obd_call *call,
+                       uint32_t error, const uint8_t *data,
+                       const char *message);
+void obd_call_clear(struct obd_call *call);
+
 struct obd_native { ...; };
 void obd_native_fill(struct obd_native *out, struct obd_port *p);
 

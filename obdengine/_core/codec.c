@@ -6,7 +6,10 @@
 #include <limits.h>
 #include <lz4.h>
 #include <lz4hc.h>
+#include <stdlib.h>
 #include <zstd.h>
+
+#include "gunzip.h"
 
 #define LZ4HC_FROM 3
 
@@ -120,6 +123,7 @@ obd_codec_clear(struct obd_codec *c)
 {
     ZSTD_freeDCtx(c->inflate);
     ZSTD_freeCCtx(c->deflate);
-    c->inflate = NULL;
-    c->deflate = NULL;
+    obd_gunzip_clear(&c->gunzip);
+    free(c->bulk);
+    *c = (struct obd_codec){ 0 };
 }

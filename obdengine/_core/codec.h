@@ -24,6 +24,9 @@ enum obd_algo {
 struct obd_codec {
     void *inflate;              /* ZSTD_DCtx, made when first needed */
     void *deflate;              /* ZSTD_CCtx, likewise */
+    void *gunzip;               /* z_stream, likewise */
+    uint8_t *bulk;              /* for frames that no block holds */
+    size_t bulk_size;
 };
 
 extern bool obd_codec_known(int algo);

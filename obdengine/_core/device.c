@@ -240,13 +240,40 @@ read_parts(const struct obd_device *d, uint64_t offset, uint8_t *buf,
     return status;
 }
 
+/* Read what one plain layer has all of, which needs nothing else: false when
+ * it is not so simple.
+ */
+static bool
+read_simply(const struct obd_device *d, uint64_t offset, uint8_t *buf,
+            size_t size, int *status, struct obd_fault *fault)
+{
+    if (d->upper != NULL || size == 0)
+        return false;
+    const struct obd_segmap *map = d->map;
+    const struct obd_segment *s
+        = &map->segments[obd_segmap_find(map, offset >> OBD_SECTOR_SHIFT)];
+
+    if (bytes(obd_start(s)) > offset || obd_zeroed(s)
+        || bytes(obd_end(s)) < offset + size
+        || !obd_blob_is_plain(d->blobs[obd_tag(s)]))
+        return false;
+    *status = obd_blob_read_plain(d->blobs[obd_tag(s)],
+                                  bytes(obd_moffset(s))
+                                  + (offset - bytes(obd_start(s))),
+                                  buf, size, fault);
+    if (OBD_UNLIKELY(*status != OBD_OK))
+        fault->layer = obd_tag(s);
+    return true;
+}
+
 int
 obd_device_read(const struct obd_device *d, uint64_t offset, uint8_t *buf,
                 size_t size, struct obd_fault *fault)
 {
     int status = check_range(d, offset, size, fault);
 
-    if (status != OBD_OK)
+    if (status != OBD_OK
+        || read_simply(d, offset, buf, size, &status, fault))
         return status;
     struct obd_scratch *scratch = obd_scratch_take();
     if (scratch == NULL)
@@ -452,7 +479,7 @@ extend(struct obd_range *last, const struct obd_range *r)
 
 int
 obd_device_ranges(const struct obd_device *d, uint64_t offset, uint64_t size,
-                  int absent_only, struct obd_range *out, size_t cap,
+                  int which, struct obd_range *out, size_t cap,
                   size_t *n, struct obd_fault *fault)
 {
     int status = check_range(d, offset, size, fault);
@@ -469,8 +496,12 @@ obd_device_ranges(const struct obd_device *d, uint64_t offset, uint64_t size,
         struct obd_range r = { .layer = layer_of(d, &p) };
         const struct obd_blob *b = d->blobs[r.layer];
 
-        obd_blob_stored(b, p.stream, p.size, &r.offset, &r.size);
-        if (absent_only && obd_blob_present(b, r.offset, r.size))
+        r.offset = p.stream;
+        r.size = p.size;
+        if (which != OBD_RANGES_STREAM)
+            obd_blob_stored(b, p.stream, p.size, &r.offset, &r.size);
+        if (which == OBD_RANGES_ABSENT
+            && obd_blob_present(b, r.offset, r.size))
             continue;
         if (*n > 0 && extend(&out[*n - 1], &r))
             continue;

@@ -88,18 +88,24 @@ extern int obd_device_extents(const struct obd_device *d, uint64_t offset,
                               size_t cap, size_t *n, struct obd_fault *fault)
     OBD_NONNULL(1, 4, 6, 7) OBD_MUST_USE;
 
-/* Bytes of a layer's file. */
+/* Bytes of a layer's file, or of its stream. */
 struct obd_range {
     uint64_t offset;
     uint64_t size;
     uint32_t layer;
 };
 
-/* Which bytes of which files the size bytes at offset are made from, in disk
- * order, at most cap ranges; with absent_only those that are not here.
+enum obd_ranges {
+    OBD_RANGES_STORED,          /* of the files */
+    OBD_RANGES_ABSENT,          /* of those, what is not here */
+    OBD_RANGES_STREAM           /* of the streams */
+};
+
+/* Which bytes of which layers the size bytes at offset are made from, in disk
+ * order, at most cap ranges; which: one of obd_ranges.
  */
 extern int obd_device_ranges(const struct obd_device *d, uint64_t offset,
-                             uint64_t size, int absent_only,
+                             uint64_t size, int which,
                              struct obd_range *out, size_t cap, size_t *n,
                              struct obd_fault *fault)
     OBD_NONNULL(1, 5, 7, 8) OBD_MUST_USE;

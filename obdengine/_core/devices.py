@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from obdengine._core.binding import (
     Absent,
     Buffer,
+    Damaged,
     StoredRange,
     check,
     ffi,
@@ -20,10 +21,10 @@ from obdengine._core.binding import (
 from obdengine._core.blobs import Blob
 from obdengine._core.segments import SegMap
 from obdengine._core.uppers import Upper
-from obdengine.errors import UsageError
+from obdengine.errors import BadBlock, BadChecksum, UsageError
 from obdengine.units import SECTOR, round_up
 
-__all__ = ["Device", "RawExtent"]
+__all__ = ["Device", "DeviceCalls", "RawExtent"]
 
 _ENTRIES_AT_ONCE = 512
 
@@ -37,6 +38,15 @@ class RawExtent(NamedTuple):
     zero: bool
     data: bool
     present: bool
+
+
+class DeviceCalls(NamedTuple):
+    """Addresses of a device and of the functions of device.h that work on it."""
+
+    device: int
+    read: int
+    write: int
+    discard: int
 
 
 class Device:
@@ -68,12 +78,21 @@ class Device:
         if status == lib.OBD_ABSENT:
             raise Absent(self.ranges(offset, len(dst), absent_only=True))
         if status != lib.OBD_OK:
+            self._raise(status, fault)
+
+    def _raise(self, status: int, fault: Any) -> None:
+        block = fault.block
+        try:
             check(status, fault, self._name_of(fault))
+        except (BadBlock, BadChecksum) as error:
+            if fault.layer < len(self._blobs) and self._blobs[fault.layer].guarded:
+                raise Damaged(fault.layer, block, error) from error
+            raise
 
     def _name_of(self, fault: Any) -> str:
         if self._upper and fault.layer == len(self._blobs):
             return self._upper.name
-        return self._blobs[fault.layer].name if self._blobs else "disk"
+        return self._blobs[fault.layer].name_at(fault) if self._blobs else "disk"
 
     def pwrite(self, offset: int, data: Buffer) -> None:
         """Write data at offset, or raise; Absent when part of a sector is not here."""
@@ -100,7 +119,16 @@ class Device:
             raise Absent(self.ranges(start, end - start, absent_only=True))
         if status != lib.OBD_OK:
             name = self._upper.name if self._upper else self._name_of(fault)
+            if status in (lib.OBD_BAD_CRC, lib.OBD_BAD_BLOCK):
+                self._raise(status, fault)
             check(status, fault, name)
+
+    def calls(self) -> DeviceCalls:
+        """Return what other C code needs to use the device, while this lives."""
+        names = ("obd_device_read", "obd_device_write", "obd_device_discard")
+        functions = [ffi.addressof(lib, name) for name in names]
+        pointers = [ffi.cast("uintptr_t", p) for p in (self._c, *functions)]
+        return DeviceCalls(*map(int, pointers))
 
     def extents(self, offset: int, size: int) -> list[RawExtent]:
         """Describe the start of a range, as much as one call gives."""
@@ -116,10 +144,18 @@ class Device:
         self, offset: int, size: int, *, absent_only: bool = False
     ) -> list[StoredRange]:
         """Return which bytes of which files the range is made from."""
+        which = lib.OBD_RANGES_ABSENT if absent_only else lib.OBD_RANGES_STORED
+        return self._ranges(offset, size, which)
+
+    def streams(self, offset: int, size: int) -> list[StoredRange]:
+        """Return which bytes of which layers' streams the range is made from."""
+        return self._ranges(offset, size, lib.OBD_RANGES_STREAM)
+
+    def _ranges(self, offset: int, size: int, which: int) -> list[StoredRange]:
         out = ffi.new("struct obd_range[]", _ENTRIES_AT_ONCE)
         n, fault = ffi.new("size_t *"), new_fault()
         status = lib.obd_device_ranges(
-            self._c, offset, size, absent_only, out, _ENTRIES_AT_ONCE, n, fault
+            self._c, offset, size, which, out, _ENTRIES_AT_ONCE, n, fault
         )
         check(status, fault, "disk")
         found = (out[i] for i in range(n[0]))

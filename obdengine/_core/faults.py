@@ -17,6 +17,7 @@ from obdengine.errors import (
     BadChecksum,
     BadIndex,
     BadJumpTable,
+    BadTargetIndex,
     CoreError,
     ObdError,
     OutOfRange,
@@ -110,6 +111,52 @@ def _bad_block(name: str, f: Fault) -> ObdError:
     )
 
 
+def _point(
+    what: str, expected: Callable[[Fault], str]
+) -> Callable[[str, Fault], ObdError]:
+    def make(name: str, f: Fault) -> ObdError:
+        what_of = f"{what} of entry {f.block}"
+        return BadTargetIndex(
+            name, what_of, offset=f.base, expected=expected(f), found=f.got
+        )
+
+    return make
+
+
+def _bad_window(name: str, f: Fault) -> ObdError:
+    return BadTargetIndex(
+        name,
+        f"the window of entry {f.block} of its index",
+        offset=f.at,
+        expected=f"{f.want} bytes",
+        found=f"{f.got} bytes" if f.got else "bytes that do not inflate",
+    )
+
+
+def _more_members(name: str, f: Fault) -> ObdError:
+    return BadTargetIndex(
+        name,
+        "the index covers the first gzip member only, another follows",
+        offset=f.at,
+        expected="the end of the file",
+        found="a gzip member",
+        hint="its author left data out; make the layer anew",
+    )
+
+
+def _bad_member(name: str, f: Fault) -> ObdError:
+    if f.got not in (1, 2):
+        found = "bytes that do not inflate"
+        return BadBlock(name, "compressed data", offset=f.at, found=found)
+    return BadChecksum(
+        name,
+        f"the {'crc' if f.got == 1 else 'size'} of a gzip member",
+        offset=f.at,
+        expected="that of what it inflates to",
+        found="another",
+    )
+
+
 def _full(name: str, f: Fault) -> ObdError:
     return SourceError(
         f"{name}: no room left to write",
@@ -152,6 +199,19 @@ _MAKERS: dict[str, Callable[[str, Fault], ObdError]] = {
     "bad_sum": _bad_sum,
     "bad_crc": _bad_crc,
     "bad_block": _bad_block,
+    "bad_tag": _entry(
+        "is of an unknown kind",
+        lambda f: f"a tag up to {f.want}, counted from the smallest",
+        lambda f: f"{f.got}",
+    ),
+    "point_order": _point("position", lambda f: f"more than {f.want}"),
+    "point_beyond": _point("position", lambda f: f"less than {f.want}"),
+    "point_far": _point("the stretch up to the end", lambda f: f"at most {f.want}"),
+    "point_bits": _point("bits", lambda f: f"at most {f.want}, as its kind has them"),
+    "point_window": _point("window", lambda f: f"size or end up to {f.want}"),
+    "bad_window": _bad_window,
+    "more_members": _more_members,
+    "bad_member": _bad_member,
     "full": _full,
     "read_only": _read_only,
 }

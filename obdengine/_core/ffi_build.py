@@ -15,37 +15,49 @@ from cffi import FFI
 HERE = Path(__file__).parent
 PARTS = (
     "blob",
+    "chunks",
     "codec",
     "crc32c",
     "device",
+    "export",
     "file",
+    "gunzip",
+    "indexer",
+    "inflated",
     "io",
     "jump",
     "live",
     "merge",
     "native",
     "port",
+    "presence",
     "record",
     "replay",
+    "reply",
     "scan",
     "scratch",
     "segmap",
     "space",
+    "spans",
+    "unzstd",
     "upper",
     "zblock",
 )
+# These have no header of their own.
+INNER = ("replay", "reply")
+SHOWN = tuple(part for part in PARTS if part not in INNER)
 # What the headers say of each other; a change in any rebuilds the module.
-HEADERS = ("bytes", "obd", "upper_parts", *(part for part in PARTS if part != "replay"))
+HEADERS = ("bytes", "obd", "export_parts", "upper_parts", "wire", *SHOWN)
 
 ffibuilder = FFI()
 ffibuilder.cdef((HERE / "cdef.h").read_text())
 ffibuilder.set_source(
     "obdengine._core._obd",
     "#include <stdlib.h>\n"
-    + "".join(f'#include "{part}.h"\n' for part in PARTS if part != "replay"),
+    + "".join(f'#include "{part}.h"\n' for part in (*SHOWN, "wire")),
     sources=[f"obdengine/_core/{part}.c" for part in PARTS],
     include_dirs=["obdengine/_core"],
     depends=[f"obdengine/_core/{part}.h" for part in (*HEADERS, "cdef")],
-    libraries=["lz4", "zstd"],
+    libraries=["lz4", "z", "zstd"],
     extra_compile_args=["-std=c11", "-D_GNU_SOURCE", "-O2", "-fvisibility=hidden"],
 )

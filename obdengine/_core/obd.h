@@ -39,6 +39,15 @@ enum obd_status {
     OBD_BAD_BLOCK,          /* inflated to got bytes, must be want */
     OBD_FULL,               /* no room left; got: errno */
     OBD_READ_ONLY,
+    OBD_POINT_ORDER,        /* a position (got) not after the last (want) */
+    OBD_POINT_BEYOND,       /* it is (got) past the end (want) */
+    OBD_POINT_FAR,          /* so many bytes (got) to inflate, at most want */
+    OBD_POINT_BITS,         /* got, at most want */
+    OBD_POINT_WINDOW,       /* length or place (got) of a window, want */
+    OBD_BAD_WINDOW,         /* a window inflated to got bytes, must be want */
+    OBD_MORE_MEMBERS,       /* another gzip member follows at */
+    OBD_BAD_MEMBER,         /* got: 0 does not inflate, 1 crc, 2 size */
+    OBD_BAD_TAG,            /* an entry of kind got, at most want */
     OBD_BAD_ARGUMENT        /* the caller's mistake */
 };
 

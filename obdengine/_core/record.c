@@ -3,6 +3,8 @@
 
 #include "record.h"
 
+#include <stdbool.h>
+
 #include "bytes.h"
 
 static int
@@ -39,13 +41,48 @@ check(const struct obd_segment *s, uint64_t last_end,
     return OBD_OK;
 }
 
-int
-obd_record_unpack(const uint8_t *src, size_t n,
-                  const struct obd_bounds *bounds, struct obd_segment *dst,
-                  size_t *count, struct obd_fault *fault)
+/* The tag is that on disk, less the smallest. */
+static int
+check_turbo(struct obd_segment *s, unsigned tag, uint64_t last_end,
+            const struct obd_bounds *b, uint64_t target_end,
+            struct obd_fault *fault)
+{
+    struct obd_bounds target = { b->disk_end, 0, target_end };
+
+    if (tag > 1)
+        return refuse(fault, OBD_BAD_TAG, tag, 1);
+    int status = check(s, last_end, tag ? &target : b, fault);
+
+    if (status == OBD_OK && tag && !obd_zeroed(s))
+        s->hi |= OBD_TARGET_MOFFSET;
+    return status;
+}
+
+static bool
+is_padding(const uint8_t *src)
+{
+    return (obd_load64(src) & OBD_START_MASK) == OBD_PADDING_START;
+}
+
+static uint8_t
+smallest_tag(const uint8_t *src, size_t n)
+{
+    uint8_t least = UINT8_MAX;
+
+    for (; n > 0; n--, src += OBD_RECORD_SIZE)
+        if (!is_padding(src) && src[OBD_RECORD_SIZE - 1] < least)
+            least = src[OBD_RECORD_SIZE - 1];
+    return least;
+}
+
+static int
+unpack(const uint8_t *src, size_t n, const struct obd_bounds *bounds,
+       const uint64_t *target_end, struct obd_segment *dst, size_t *count,
+       struct obd_fault *fault)
 {
     uint64_t last_end = 0;
     size_t kept = 0;
+    uint8_t least = target_end ? smallest_tag(src, n) : 0;
 
     for (size_t i = 0; i < n; i++, src += OBD_RECORD_SIZE) {
         struct obd_segment s = {
@@ -53,9 +90,13 @@ obd_record_unpack(const uint8_t *src, size_t n,
             .hi = obd_load64(src + 8) & (OBD_ZEROED_BIT | OBD_MOFFSET_MASK),
         };
 
-        if (obd_start(&s) == OBD_PADDING_START)
+        if (is_padding(src))
             continue;
-        int status = check(&s, last_end, bounds, fault);
+        unsigned tag = src[OBD_RECORD_SIZE - 1];
+        int status = target_end
+                     ? check_turbo(&s, tag - least, last_end, bounds,
+                                   *target_end, fault)
+                     : check(&s, last_end, bounds, fault);
 
         if (status != OBD_OK) {
             fault->at = i;
@@ -66,6 +107,23 @@ obd_record_unpack(const uint8_t *src, size_t n,
     }
     *count = kept;
     return OBD_OK;
+}
+
+int
+obd_record_unpack(const uint8_t *src, size_t n,
+                  const struct obd_bounds *bounds, struct obd_segment *dst,
+                  size_t *count, struct obd_fault *fault)
+{
+    return unpack(src, n, bounds, NULL, dst, count, fault);
+}
+
+int
+obd_record_unpack_turbo(const uint8_t *src, size_t n,
+                        const struct obd_bounds *bounds, uint64_t target_end,
+                        struct obd_segment *dst, size_t *count,
+                        struct obd_fault *fault)
+{
+    return unpack(src, n, bounds, &target_end, dst, count, fault);
 }
 
 void

@@ -28,6 +28,22 @@ extern int obd_record_unpack(const uint8_t *src, size_t n,
                              struct obd_fault *fault)
     OBD_NONNULL(1, 3, 4, 5, 6) OBD_MUST_USE;
 
+/* A segment of a TurboOCI layer whose data is in the target: this bit of its
+ * moffset is set in memory, and makes an offset in the stream of a blob with
+ * a target (OBD_TARGET_BIT of blob.h).
+ */
+#define OBD_TARGET_MOFFSET (UINT64_C(1) << (OBD_MOFFSET_BITS - 1))
+
+/* The same for a TurboOCI layer: tags count from the smallest, 0 is as above,
+ * 1 is data at moffset of a target of target_end sectors.
+ */
+extern int obd_record_unpack_turbo(const uint8_t *src, size_t n,
+                                   const struct obd_bounds *bounds,
+                                   uint64_t target_end,
+                                   struct obd_segment *dst, size_t *count,
+                                   struct obd_fault *fault)
+    OBD_NONNULL(1, 3, 5, 6, 7) OBD_MUST_USE;
+
 /* Pack n segments into dst (16 n bytes), with tag 0. */
 extern void obd_record_pack(const struct obd_segment *src, size_t n,
                             uint8_t *dst)

@@ -2,7 +2,7 @@
 /* scratch - see scratch.h.
  *
  * Each slot holds a free scratch or NULL.  A thread looks first in the slot
- * that it used last, so it mostly meets its own, with its last block in it.
+ * that it used last, so it mostly meets its own.
  */
 
 #include "scratch.h"
@@ -19,11 +19,23 @@ make(void)
 {
     struct obd_scratch *s = malloc(sizeof *s);
 
-    if (s != NULL) {
-        s->codec = (struct obd_codec){ 0 };
-        s->held_blob = 0;
+    if (s == NULL)
+        return NULL;
+    s->codec = (struct obd_codec){ 0 };
+    s->block = malloc(OBD_BLOCK_MAX);
+    if (s->block == NULL) {
+        free(s);
+        return NULL;
     }
     return s;
+}
+
+static void
+drop(struct obd_scratch *s)
+{
+    obd_codec_clear(&s->codec);
+    free(s->block);
+    free(s);
 }
 
 struct obd_scratch *
@@ -53,8 +65,7 @@ obd_scratch_give(struct obd_scratch *s)
         if (atomic_compare_exchange_strong(&slots[slot], &none, s))
             return;
     }
-    obd_codec_clear(&s->codec);
-    free(s);
+    drop(s);
 }
 
 void
@@ -63,9 +74,7 @@ obd_scratch_drain(void)
     for (unsigned i = 0; i < OBD_SCRATCHES; i++) {
         struct obd_scratch *s = atomic_exchange(&slots[i], NULL);
 
-        if (s != NULL) {
-            obd_codec_clear(&s->codec);
-            free(s);
-        }
+        if (s != NULL)
+            drop(s);
     }
 }

@@ -21,9 +21,7 @@
 
 struct obd_scratch {
     struct obd_codec codec;
-    uint64_t held_blob;         /* id of the blob whose block is in block, */
-    uint64_t held_block;        /* or 0: ids are never used twice */
-    uint8_t block[OBD_BLOCK_MAX];
+    uint8_t *block;             /* OBD_BLOCK_MAX bytes, from malloc */
     uint8_t stored[OBD_STORED_CAP];
 };
 

@@ -54,17 +54,24 @@ class Segments(Sequence[Segment]):
         disk_sectors: int,
         data_start: int,
         data_end: int,
+        target_sectors: int | None = None,
     ) -> Segments:
         """Unpack on-disk entries: padding dropped, tags cleared, rules checked.
 
         name and offset (bytes) say where raw comes from. disk_sectors 0 means
-        that the disk's size is unknown. Raises BadIndex.
+        that the disk's size is unknown. target_sectors: of the target's stream,
+        for a TurboOCI layer, whose tags count. Raises BadIndex.
         """
         src, count = source(raw), len(raw) // ENTRY_SIZE
         array = ffi.new("struct obd_segment[]", count)
         kept, fault = ffi.new("size_t *"), new_fault()
         bounds = ffi.new("struct obd_bounds *", [disk_sectors, data_start, data_end])
-        status = lib.obd_record_unpack(src, count, bounds, array, kept, fault)
+        if target_sectors is None:
+            status = lib.obd_record_unpack(src, count, bounds, array, kept, fault)
+        else:
+            status = lib.obd_record_unpack_turbo(
+                src, count, bounds, target_sectors, array, kept, fault
+            )
         check(status, fault, name, offset)
         return cls(array, kept[0])
 

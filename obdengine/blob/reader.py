@@ -14,16 +14,22 @@ from typing import NamedTuple, TypeVar
 from obdengine import _core
 from obdengine.blob import format, tar, zfile
 from obdengine.blob.pool import cpus, ordered_map
+from obdengine.blob.request import Request
 from obdengine.errors import BadHeader, Closed, FormatError
-from obdengine.source import Resident, Source
-from obdengine.units import MIB, round_up
+from obdengine.source import Remote, Resident, Source, resident_of
+from obdengine.units import KIB, MIB
 
-__all__ = ["Blob", "Progress", "open_blob"]
+__all__ = ["Blob", "Packing", "Progress", "open_blob"]
 
 # Called with the bytes done and the bytes there are.
 Progress = Callable[[int, int], None]
 
 _Result = TypeVar("_Result")
+
+# Bytes at both ends of a remote blob that are fetched together, because header,
+# table and index are in them: all of these, for a layer of up to some 100 MiB.
+_HEAD = 4 * KIB
+_TAIL = 64 * KIB
 
 # Inflated bytes that check() hands to a thread at once.
 _CHECK_SPAN = 4 * MIB
@@ -42,7 +48,7 @@ _FINAL_FIELDS = (
 )
 
 
-class _Packing(NamedTuple):
+class Packing(NamedTuple):
     """How the payload is packed; values is None when it is not a ZFile."""
 
     wrapping: tar.Wrapping
@@ -70,7 +76,9 @@ class Blob:
         core: the `_core.Blob`, for a device.
     """
 
-    def __init__(self, resident: Resident, core: _core.Blob, packing: _Packing) -> None:
+    def __init__(
+        self, resident: Resident | Remote, core: _core.Blob, packing: Packing
+    ) -> None:
         """Put the parts together; open_blob() finds them."""
         wrapping, values = packing.wrapping, packing.values
         self.resident = resident
@@ -88,6 +96,8 @@ class Blob:
         self.header_rewritten = packing.header_rewritten
         self._packing = packing
         self._open = True
+        # Last, because nobody reads by resident alone from now on.
+        resident.attach(core)
 
     def in_stream(self, what: str) -> str:
         """Return what, for an error whose offset counts in the stream."""
@@ -129,27 +139,38 @@ class Blob:
         self._open = False
         self.resident.close()
 
+    def want(self, offset: int, size: int) -> None:
+        """Bring a range of the stream near, which will be read in steps."""
+        size = min(size, self.size - offset)
+        if size > 0:
+            self.resident.want([self.core.stored(offset, size)])
+
     def _with_bytes(self, call: Callable[[], _Result]) -> _Result:
         """Return call(), fetching what it says is absent as often as it says."""
+        request = Request([self])
         while True:
             if not self._open:
                 raise Closed(f"{self.name}: read after close")
             try:
                 return call()
-            except _core.Absent as absent:
-                for _, offset, size in absent.ranges:
-                    self.fetch(offset, size)
+            except (_core.Absent, _core.Damaged) as stop:
+                lacking = stop.lacking
+            request.get(lacking)
 
     def fetch(self, offset: int, size: int) -> None:
-        """Make size bytes at offset of the source resident, and tell the core.
+        """Make size bytes at offset of the source resident, and tell the core."""
+        self.resident.fetch(offset, size)
 
-        The range is widened to whole units of the core's presence map.
-        """
-        unit = _core.PRESENCE_UNIT
-        start = offset // unit * unit
-        end = min(round_up(offset + size, unit), self.source.size)
-        self.resident.fetch(start, end - start)
-        self.core.mark_present(start, end - start)
+    def remote_at(self, offset: int) -> tuple[Remote | None, int]:
+        """Return what an offset that the core misses is in, and where there."""
+        return (self.resident if isinstance(self.resident, Remote) else None), offset
+
+    def renew(self, block: int, elsewhere: int) -> None:
+        """Fetch a block again that turned out to be wrong."""
+        at = block * (self.block_size or 1)
+        stored = self.core.stored(at, min(self.block_size or 1, self.size - at))
+        if isinstance(self.resident, Remote):
+            self.resident.renew(*stored, elsewhere)
 
     def _damaged(self, first: int, count: int) -> list[FormatError]:
         """Return the damage in count blocks from first, one error per block."""
@@ -207,20 +228,39 @@ def open_blob(source: Source) -> Blob:
     Raises FormatError when wrapper, header or table are wrong; blocks are
     judged when they are read.
     """
-    resident = Resident(source)
+    resident = resident_of(source)
     try:
+        resident.want([(0, _HEAD), (source.size - min(_TAIL, source.size), _TAIL)])
         wrapping = tar.unwrap(source)
         payload = zfile.Payload(source, wrapping.offset, wrapping.size)
-        packing = _Packing(wrapping, payload)
+        packing = Packing(wrapping, payload)
         if zfile.is_zfile(payload):
-            packing = _Packing(wrapping, payload, *zfile.read_values(payload))
+            packing = Packing(wrapping, payload, *zfile.read_values(payload))
+            resident.want(_next_parts(packing))
         return Blob(resident, _core_blob(resident, packing), packing)
     except BaseException:
         resident.close()
         raise
 
 
-def _core_blob(resident: Resident, packing: _Packing) -> _core.Blob:
+def _next_parts(packing: Packing) -> list[tuple[int, int]]:
+    """Return the ranges that are read next, as far as they can be known.
+
+    The table of blocks, and what is before it: a layer has its index there.
+    The first block: a layer has its header there.
+    """
+    payload, values = packing.payload, packing.values
+    assert values
+    start = max(values.index_offset - _TAIL // 2, 0)
+    end = values.index_offset + format.TABLE_ENTRY_SIZE * values.index_size
+    first = format.SLOT + values.block_size + values.block_size // 8
+    return [
+        (payload.offset + start, end - start),
+        (payload.offset, min(first, values.index_offset)),
+    ]
+
+
+def _core_blob(resident: Resident | Remote, packing: Packing) -> _core.Blob:
     payload, values = packing.payload, packing.values
     name = payload.source.name
     absent = None if resident.complete else payload.source.size

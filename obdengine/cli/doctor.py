@@ -226,11 +226,11 @@ _CHECKS = [
         _program("nbdfuse"),
     ),
     _Check(
-        "qemu-img",
-        "other disk formats",
+        "qemu-img, qemu-nbd",
+        "image files of virtual machines",
         "apt-get install qemu-utils",
         False,
-        _program("qemu-img"),
+        _program("qemu-img", "qemu-nbd"),
     ),
     _Check(
         "qemu-system",

@@ -9,10 +9,11 @@ from pathlib import Path
 import click
 
 import obdengine
-from obdengine.config import Image, resolve
+from obdengine.config import Image
 from obdengine.device import Device
 from obdengine.errors import Busy, UsageError
 from obdengine.ops.folder import CONFIG_NAME
+from obdengine.ops.resolve import is_remote, resolve
 
 __all__ = [
     "configuration",
@@ -20,13 +21,13 @@ __all__ = [
     "image_argument",
     "layer_files",
     "look",
+    "name_of",
     "refuse_overwriting",
     "resolved",
     "same_file",
     "writable_argument",
 ]
 
-_REMOTE = ("docker://", "oci:", "oci-archive:", "http://", "https://")
 _STREAM = "-"
 
 image_argument = click.argument("image", nargs=-1, required=True, metavar="IMAGE...")
@@ -34,12 +35,13 @@ writable_argument = click.argument("image", metavar="IMAGE")
 
 
 def resolved(image: Sequence[str]) -> Image:
-    """Return what the words for an image mean.
+    """Return what the words for an image mean; raises what resolve() raises."""
+    return resolve([name_of(word) for word in image])
 
-    Raises UsageError for an image that is not on this machine's disks, and
-    what resolve() of the config room raises.
-    """
-    return resolve([configuration(word) for word in image])
+
+def name_of(word: str) -> str | Path:
+    """Return what a word means: itself, or of a folder its configuration."""
+    return word if is_remote(word) else configuration(word)
 
 
 def configuration(word: str) -> Path:
@@ -47,29 +49,29 @@ def configuration(word: str) -> Path:
 
     Raises UsageError for an image that is not on this machine's disks.
     """
-    if word.startswith(_REMOTE):
+    if is_remote(word):
         raise UsageError(
-            f"{word}: this version opens local images only",
-            hint="name a config.v1.json, or layer files with the bottom first",
+            f"{word}: only an image of this machine can be changed",
+            hint="`obd create` makes a writable one above it",
         )
     path = Path(word)
     return path / CONFIG_NAME if (path / CONFIG_NAME).is_file() else path
 
 
 def layer_files(image: Sequence[str]) -> list[Path]:
-    """Return the layer files of an image, bottom first; raises as resolved()."""
-    return resolved(image).layers
+    """Return the files of an image's layers, bottom first; raises as resolved()."""
+    return resolved(image).files
 
 
 def files_of(image: Image) -> list[Path]:
     """Return every file of an image, those of its upper last."""
     upper = [image.upper.data, image.upper.index] if image.upper else []
-    return [*image.layers, *(path for path in upper if path)]
+    return [*image.files, *(path for path in upper if path)]
 
 
 def look(image: Sequence[str]) -> tuple[Device, str | None]:
     """Open an image for facts about it; also return who is writing to it."""
-    words = [configuration(word) for word in image]
+    words = [name_of(word) for word in image]
     try:
         return obdengine.open(words), None
     except Busy as error:

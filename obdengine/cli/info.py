@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import click
@@ -52,14 +52,15 @@ def facts(image: Sequence[str], device: Device, busy: str | None) -> dict[str, A
 
 
 def _layer_facts(layer: Layer) -> dict[str, Any]:
-    blob, status = layer.blob, Path(layer.name).stat()
+    # Of a layer that is elsewhere, the descriptor is that of the cache.
+    blob, status = layer.blob, os.fstat(layer.blob.resident.fd)
     return {
         "filename": layer.name,
         "format": "zfile" if blob.codec else "lsmt",
         "state": layer.kind,
         "virtual-size": layer.virtual_size,
         "actual-size": status.st_blocks * 512,
-        "file-size": status.st_size,
+        "file-size": blob.source.size,
         "tar": blob.wrapper and blob.wrapper.removeprefix("tar-"),
         "codec": blob.codec,
         "block-size": blob.block_size,
@@ -72,6 +73,26 @@ def _layer_facts(layer: Layer) -> dict[str, Any]:
         "padding-entries": layer.padding,
         "data-bytes": layer.data_size,
         "zero-bytes": layer.zero_size,
+        "target": _target_facts(layer),
+    }
+
+
+def _target_facts(layer: Layer) -> dict[str, Any] | None:
+    """Return what there is to say of the file that a TurboOCI layer points at."""
+    target = layer.target
+    if target is None:
+        return None
+    return {
+        "filename": target.name,
+        "file-size": target.source.size,
+        "stream-size": target.size,
+        "codec": target.codec,
+        "index-filename": target.index,
+        "index-version": (2 if target.members else 1) if target.index else None,
+        "spans": target.blocks,
+        "crc": target.summed,
+        "digest": target.digest or None,
+        "data-bytes": layer.target_data_size,
     }
 
 
@@ -143,6 +164,27 @@ def _layer_rows(layer: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "entries", _entries_text(layer)
     yield "data", size_text(layer["data-bytes"])
     yield "zeroed", size_text(layer["zero-bytes"])
+    if layer["target"]:
+        yield from _target_rows(layer["target"])
+
+
+def _target_rows(target: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    yield "target", target["filename"]
+    yield "target is", _target_is(target)
+    yield "target size", size_text(target["file-size"])
+    if target["index-filename"]:
+        yield "target index", target["index-filename"]
+    yield "data in target", size_text(target["data-bytes"])
+
+
+def _target_is(target: dict[str, Any]) -> str:
+    if not target["codec"]:
+        return "a tar"
+    crc = "with" if target["crc"] else "without"
+    return (
+        f"a tar of {size_text(target['stream-size'])} in {target['codec']}, "
+        f"{target['spans']} spans {crc} crc"
+    )
 
 
 def _stored_as(layer: dict[str, Any]) -> str:
@@ -153,6 +195,8 @@ def _stored_as(layer: dict[str, Any]) -> str:
         text = f"ZFile {layer['codec']}, {block} blocks {crc} crc"
     if layer["tar"]:
         text += ", in tar" if layer["tar"] == "pax" else f", in tar ({layer['tar']})"
+    if layer["target"]:
+        text = f"TurboOCI layer, {text}"
     return f"{text}, sealed in place" if layer["state"] == "sealed" else text
 
 

@@ -165,6 +165,10 @@ def _human(facts: dict[str, Any]) -> str:
     for key in ("virtual-size", "actual-size", "data-bytes", "zero-bytes", "file-size"):
         if key in facts:
             rows.append((key.replace("-", " "), size_text(facts[key])))
+    if "layers" in facts:
+        reused = sum(bool(layer.get("reused")) for layer in facts["layers"])
+        had = f", {reused} of them converted before" if reused else ""
+        rows.append(("layers", f"{len(facts['layers'])}{had}"))
     for key in ("ratio", "entries", "uuid", "parent-uuid", "digest", "config"):
         if facts.get(key) is not None:
             rows.append((key.replace("-", " "), str(facts[key])))

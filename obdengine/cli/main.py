@@ -111,6 +111,36 @@ def _serve() -> click.Command:
     return serve
 
 
+def _push() -> click.Command:
+    from obdengine.cli.transfer import push
+
+    return push
+
+
+def _pull() -> click.Command:
+    from obdengine.cli.transfer import pull
+
+    return pull
+
+
+def _copy() -> click.Command:
+    from obdengine.cli.transfer import copy
+
+    return copy
+
+
+def _cache() -> click.Command:
+    from obdengine.cli.cache import cache
+
+    return cache
+
+
+def _trace() -> click.Command:
+    from obdengine.cli.trace import trace
+
+    return trace
+
+
 def _attach() -> click.Command:
     from obdengine.cli.attach import attach
 
@@ -173,6 +203,11 @@ class _Commands(click.Group):
         "compact": _compact,
         "snapshot": _snapshot,
         "serve": _serve,
+        "push": _push,
+        "pull": _pull,
+        "copy": _copy,
+        "cache": _cache,
+        "trace": _trace,
         "attach": _attach,
         "detach": _detach,
         "ps": _ps,

@@ -103,4 +103,6 @@ def _origin(device: Device, record: dict[str, Any]) -> str:
     missing = "" if record["present"] else " (not here yet)"
     part = device.layers[layer] if layer < len(device.layers) else device.upper
     assert part is not None
-    return f"{layer} {printable(part.name)}{missing}"
+    target = getattr(part, "target", None)
+    name = f"{part.name} and its target" if target else part.name
+    return f"{layer} {printable(name)}{missing}"

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -26,18 +26,26 @@ from urllib.parse import quote
 
 import click
 
+import obdengine
+from obdengine.cli.export import Export
 from obdengine.cli.images import layer_files
+from obdengine.cli.storage_daemon import KINDS, shown
+from obdengine.cli.tls import Tls, tls_options
 from obdengine.cli.writing import writing_options
 from obdengine.errors import ObdError, UsageError
 from obdengine.host import nbdkit
 from obdengine.host.export import Writing, image_keys
+from obdengine.ops.background import Serving
 
-__all__ = ["serve"]
+__all__ = ["SplitCommand", "run_served", "serve"]
 
 # nbdkit waits for clients that went away in mid-request; nobody else does. But
 # what was written last is made durable first, on a disk that may be slow.
 _STOP_SECONDS = 5
 _STOP_WRITING_SECONDS = 120
+
+_HERE = "127.0.0.1"
+_NO_TLS = Tls()
 
 
 @dataclass(frozen=True)
@@ -48,14 +56,24 @@ class _Address:
     host: str
     port: int
     name: str
+    tls: Tls = _NO_TLS
+    kind: str = "nbd"
 
     @property
     def uri(self) -> str:
-        name = quote(self.name, safe="")
+        if self.kind != "nbd":
+            return str(self.socket)
+        name, scheme = quote(self.name, safe=""), "nbds" if self.tls.on else "nbd"
+        words = dict(self.tls.parameters)
         if self.socket:
-            return f"nbd+unix:///{name}?socket={quote(str(self.socket))}"
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"nbd://{host}:{self.port}/{name}"
+            scheme, place = f"{scheme}+unix", ""
+            words["socket"] = quote(str(self.socket))
+        else:
+            host = f"[{self.host}]" if ":" in self.host else self.host
+            place = f"{host}:{self.port}"
+        place = f"{self.tls.user}@{place}" if self.tls.user else place
+        query = "&".join(f"{key}={value}" for key, value in words.items())
+        return f"{scheme}://{place}/{name}{'?' if query else ''}{query}"
 
     @property
     def variables(self) -> dict[str, str]:
@@ -71,14 +89,20 @@ class _Address:
     def options(self) -> list[str]:
         """What nbdkit is told."""
         if self.socket:
-            return ["--unix", str(self.socket)]
-        return ["--ipaddr", self.host, "--port", str(self.port)]
+            return ["--unix", str(self.socket), *self.tls.options]
+        where = ["--ipaddr", self.host, "--port", str(self.port)]
+        return [*where, *self.tls.options]
 
 
-class _Split(click.Command):
+# Options that are paths, and keys of the plugin.
+_PATHS = ("control", "service", "trace", "record")
+
+
+class SplitCommand(click.Command):
     """A command whose words after "--" are not its own."""
 
     def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
+        """Take the words after "--" away, as the context's object."""
         own, command = args, []
         if "--" in args:
             at = args.index("--")
@@ -90,7 +114,9 @@ class _Split(click.Command):
 
 
 @click.command(
-    cls=_Split, options_metavar="[OPTIONS]", epilog="See obd(1) for what COMMAND gets."
+    cls=SplitCommand,
+    options_metavar="[OPTIONS]",
+    epilog="See obd(1) for what COMMAND gets.",
 )
 @click.argument("image", nargs=-1, required=True, metavar="IMAGE... [-- COMMAND...]")
 @click.option(
@@ -103,13 +129,47 @@ class _Split(click.Command):
     "--bind", metavar="ADDR", help="Address to listen on with --port (127.0.0.1)."
 )
 @click.option("--name", default="", metavar="EXPORT", help="Name of the export.")
-@click.option("--threads", type=click.IntRange(1, 256), help="Requests at a time (16).")
+@click.option(
+    "--engine",
+    type=click.Choice(["nbdkit", "native", "qemu-storage-daemon"]),
+    default="nbdkit",
+    help="Serve by nbdkit (the default), by obd itself, or by QEMU's daemon on top.",
+)
+@click.option(
+    "--as",
+    "kind",
+    type=click.Choice(KINDS),
+    default="nbd",
+    help="With qemu-storage-daemon, what to be at --socket (nbd).",
+)
+@tls_options
+@click.option(
+    "--threads", type=click.IntRange(1, 256), help="Requests of nbdkit at a time (16)."
+)
 @writing_options
 @click.option(
     "--control",
     type=click.Path(path_type=Path),
     metavar="SOCKET",
     help="Take orders on this unix socket, as of `obd snapshot`.",
+)
+@click.option(
+    "--service",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="overlaybd's overlaybd.json: cache, registries, prefetch, download.",
+)
+@click.option(
+    "--trace",
+    type=click.Path(path_type=Path),
+    metavar="TRACE",
+    help="Have here what this trace says before it is read.",
+)
+@click.option(
+    "--record",
+    type=click.Path(path_type=Path),
+    metavar="TRACE",
+    help="Record what is read to this file.",
 )
 @click.pass_obj
 def serve(
@@ -120,35 +180,117 @@ def serve(
     port: int | None,
     bind: str | None,
     name: str,
+    engine: str,
+    kind: str,
     threads: int | None,
-    control: Path | None,
     **options: Any,
 ) -> int:
     """Serve an image over NBD, read-only unless an upper is asked for.
 
     With COMMAND, run that with $uri and $unixsocket set, and end with it.
     """
+    _check(socket, port, bind, threads if engine == "native" else None)
+    tls = Tls(**{key: options.pop(key) for key in Tls._fields})
+    tls.check(bind or _HERE, port, engine)
+    _check_kind(kind, engine, socket)
+    paths = {key: options.pop(key) for key in _PATHS}
+    writing = Writing(**options)
+    writing.check()
+    with ExitStack() as stack:
+        socket = _place(socket, port, stack)
+        address = _Address(socket, bind or _HERE, port or 0, name, tls, kind)
+        running: AbstractContextManager[subprocess.Popen[bytes] | None]
+        if engine == "native":
+            running = _natively(address, writing, image, paths)
+        else:
+            served = _running if engine == "nbdkit" else _on_top
+            own = name if engine == "nbdkit" else None
+            keys = _keys(writing, image, {"export": own, **paths})
+            nbdkit_options = ["--threads", str(threads)] if threads else []
+            running = served(address, nbdkit_options, keys, writing.wanted)
+        server = stack.enter_context(running)
+        return _run(command, address) if command else _wait(server, address)
+
+
+def _check(
+    socket: Path | None, port: int | None, bind: str | None, threads: int | None
+) -> None:
+    """Raise UsageError for words that exclude each other."""
+    if threads:
+        raise UsageError("--threads goes with nbdkit")
     if socket and port:
         raise UsageError("--socket and --port exclude each other")
     if bind and not port:
         raise UsageError("--bind goes with --port")
-    writing = Writing(**options)
-    writing.check()
+
+
+def _check_kind(kind: str, engine: str, socket: Path | None) -> None:
+    """Raise UsageError for what only QEMU's daemon can be."""
+    if engine != "qemu-storage-daemon" and kind != "nbd":
+        raise UsageError("--as goes with --engine qemu-storage-daemon")
+    if engine == "qemu-storage-daemon" and not socket:
+        raise UsageError(f"{engine} needs --socket, the place to be at")
+
+
+@contextmanager
+def _on_top(
+    address: _Address, options: Sequence[str], keys: Sequence[str], writing: bool
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Yield an nbdkit, which QEMU's daemon shows at the address."""
+    assert address.socket is not None
+    with tempfile.TemporaryDirectory(prefix="obd-") as folder:
+        inner = _Address(Path(folder, "socket"), _HERE, 0, "")
+        with _running(inner, options, keys, writing) as server:
+            where = (Path(folder, "socket"), address.socket, address.name)
+            with shown(address.kind, *where, writing):
+                yield server
+
+
+@contextmanager
+def _natively(
+    address: _Address,
+    writing: Writing,
+    image: Sequence[str],
+    paths: dict[str, Path | None],
+) -> Iterator[None]:
+    """Serve by the export of our own for the block."""
+    serving = Serving(paths["trace"], paths["record"])
+    with writing.open(image, paths["service"], serving) as device:
+        export = Export(address.socket, address.host, address.port, address.name)
+        with export.served(device, paths["control"], writing.config_of(image)):
+            yield
+
+
+def _keys(writing: Writing, image: Sequence[str], more: dict[str, Any]) -> list[str]:
+    """Return what the plugin is told, once the image has been opened here.
+
+    What is wrong with it gets its own exit code that way.
+    """
     keys = [*_image_keys(image), *writing.keys]
-    writing.try_open(image)
-    keys += [f"export={name}"] if name else []
-    keys += [f"control={control.absolute()}"] if control else []
-    nbdkit_options = ["--threads", str(threads)] if threads else []
+    writing.open(image, more["service"], None).close()
+    for key, value in more.items():
+        if value:
+            where = value.absolute() if isinstance(value, Path) else value
+            keys.append(f"{key}={where}")
+    return keys
+
+
+def run_served(image: Sequence[str], command: Sequence[str], keys: list[str]) -> int:
+    """Serve an image, read-only, for as long as command runs; return its code.
+
+    keys: what the plugin is told besides.
+    """
+    obdengine.open(list(image)).close()
     with ExitStack() as stack:
-        socket = _place(socket, port, stack)
-        address = _Address(socket, bind or "127.0.0.1", port or 0, name)
-        running = _running(address, nbdkit_options, keys, writing.wanted)
+        socket = _place(None, None, stack)
+        address = _Address(socket, "127.0.0.1", 0, "")
+        running = _running(address, [], [*_image_keys(image), *keys], False)
         server = stack.enter_context(running)
         return _run(command, address) if command else _wait(server, address)
 
 
 def _image_keys(image: Sequence[str]) -> list[str]:
-    """Return what names the image to the plugin, once it is known to be local."""
+    """Return what names the image to the plugin, once it is known to be one."""
     layer_files(image)
     return image_keys(image)
 
@@ -292,10 +434,10 @@ def _handling(signum: int, handler: signal._HANDLER) -> Iterator[None]:
         signal.signal(signum, before)
 
 
-def _wait(server: subprocess.Popen[bytes], address: _Address) -> int:
+def _wait(server: subprocess.Popen[bytes] | None, address: _Address) -> int:
     """Print the URI and wait for a signal, which is the normal end."""
     signals, wake = os.pipe()
-    ended = os.pidfd_open(server.pid)
+    watched = [signals, wake, *([os.pidfd_open(server.pid)] if server else [])]
 
     def asked(_signum: int, _frame: FrameType | None) -> None:
         os.write(wake, b"x")
@@ -303,9 +445,9 @@ def _wait(server: subprocess.Popen[bytes], address: _Address) -> int:
     with _handling(signal.SIGINT, asked), _handling(signal.SIGTERM, asked):
         click.echo(address.uri)
         sys.stdout.flush()
-        seen, _, _ = select.select([signals, ended], [], [])
-    for fd in (signals, wake, ended):
+        seen, _, _ = select.select([signals, *watched[2:]], [], [])
+    for fd in watched:
         os.close(fd)
-    if ended in seen and signals not in seen:
+    if server and signals not in seen:
         raise ObdError(f"nbdkit ended by itself with code {server.wait()}")
     return 0

@@ -12,16 +12,30 @@ from __future__ import annotations
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, suppress
-from typing import NamedTuple, NoReturn
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from typing import NamedTuple, NoReturn, Protocol
 
 from obdengine import _core
+from obdengine.blob import Request
 from obdengine.device.extents import Extent, walk
+from obdengine.device.recorder import Recorder
+from obdengine.device.trace import Read
 from obdengine.errors import Closed, ObdError, OutOfRange, ReadOnly, UsageError
 from obdengine.index import Table
 from obdengine.layer import Layer, Upper
+from obdengine.units import MIB
 
-__all__ = ["Device"]
+__all__ = ["Companion", "Device"]
+
+# What cache() brings at once: the core tells of so many ranges in one call.
+_CACHE_STEP = MIB
+
+
+class Companion(Protocol):
+    """Something that works for a device while that is open."""
+
+    def close(self) -> None:
+        """End; the device is closed next."""
 
 
 class _Stack(NamedTuple):
@@ -45,6 +59,7 @@ class Device:
         layers: the read-only layers, bottom first.
         upper: the writable layer, or None.
         size: bytes of the disk: that of the topmost layer that has one.
+        port: where native code enters it, whatever becomes of layers and upper.
     """
 
     def __init__(
@@ -62,7 +77,9 @@ class Device:
         upper.
         """
         self.name = name
-        self._port = _core.Port()
+        self.port = _core.Port()
+        self._recorder: Recorder | None = None
+        self._companions: list[Companion] = []
         # How many cores use a part.
         self._users: Counter[Layer | Upper] = Counter()
         self._use(self._pile(layers, upper, size))
@@ -76,7 +93,7 @@ class Device:
         table = Table([layer.segments for layer in layers])
         if size is None:
             size = upper.virtual_size if upper else _size_of(layers)
-        blobs = [layer.blob.core for layer in layers]
+        blobs = [layer.core for layer in layers]
         core = _core.Device(blobs, table.segmap, size, upper.core if upper else None)
         # Each request holds the core while it runs, so what only the old core
         # used is closed when the last request that can read it ends: counting
@@ -88,11 +105,15 @@ class Device:
 
     def _use(self, stack: _Stack) -> None:
         """Be this from now on; it cannot fail."""
-        writable = stack.upper is not None and not stack.upper.readonly
         # Afterwards no native request is in the old core, which may go then.
-        self._port.use(stack.core, writable=writable)
+        self._open_port(stack.core, stack.upper)
         self.layers, self.upper, self.size, self._table, core = stack
         self._core: _core.Device | None = core
+
+    def _open_port(self, core: _core.Device | None, upper: Upper | None) -> None:
+        """Let native code serve from core, unless what it reads is to be noted."""
+        writable = upper is not None and not upper.readonly
+        self.port.use(None if self._recorder else core, writable=writable)
 
     @property
     def native(self) -> int:
@@ -101,7 +122,7 @@ class Device:
         Good for as long as the device is referred to, or that is held. What
         cannot be done there is asked for here again.
         """
-        return self._port.address
+        return self.port.address
 
     @property
     def readonly(self) -> bool:
@@ -128,19 +149,25 @@ class Device:
         """
         self._check_range(offset, memoryview(buffer).nbytes)
         core = self._core or self._closed()
-        while True:
-            try:
-                return core.pread_into(offset, buffer)
-            except _core.Absent as absent:
-                missing = absent.ranges
-            self._fetch(missing)
+        if self._recorder:
+            self._recorder.note(core, offset, memoryview(buffer).nbytes)
+        try:
+            return core.pread_into(offset, buffer)
+        except (_core.Absent, _core.Damaged) as stop:
+            lacking = stop.lacking
+        # Not above: an error must not hold what holds the caller's buffer.
+        return self._again(lacking, lambda: core.pread_into(offset, buffer))
 
     def cache(self, offset: int, length: int) -> None:
         """Bring the bytes that a range is made from to this machine."""
         self._check_range(offset, length)
         core = self._core or self._closed()
-        while missing := core.ranges(offset, length, absent_only=True):
-            self._fetch(missing)
+        step = _CACHE_STEP
+        for at in range(offset, offset + length, step):
+            size = min(step, offset + length - at)
+            request = Request(self.layers)
+            while missing := core.ranges(at, size, absent_only=True):
+                request.bring(missing)
 
     def extents(self, offset: int = 0, length: int | None = None) -> Iterator[Extent]:
         """Yield what [offset, offset + length) is made of, without gaps.
@@ -176,7 +203,7 @@ class Device:
 
     def flush(self) -> None:
         """Make every write durable that returned before; raises SourceError."""
-        with self._port:
+        with self.port:
             self._core or self._closed()
             upper = self.upper
             if upper and not upper.readonly:
@@ -189,7 +216,7 @@ class Device:
 
         Raises ReadOnly, SourceError, Closed.
         """
-        with self._port:
+        with self.port:
             self._core or self._closed()
             if self.upper is None or self.readonly:
                 raise self._read_only()
@@ -197,18 +224,53 @@ class Device:
             self.upper.compact_index()
 
     def _write(self, call: Callable[[_core.Device], None]) -> None:
-        with self._port:
+        with self.port:
             core = self._core or self._closed()
             if self.readonly:
                 raise self._read_only()
-            while True:
-                try:
-                    return call(core)
-                except _core.Absent as absent:
-                    missing = absent.ranges
-                self._fetch(missing)
+            try:
+                return call(core)
+            except (_core.Absent, _core.Damaged) as stop:
+                lacking = stop.lacking
+            return self._again(lacking, lambda: call(core))
+
+    # -- What goes along with it
+
+    @property
+    def recorder(self) -> Recorder | None:
+        """What notes the reads, or None; set it to begin, or to end that."""
+        return self._recorder
+
+    @recorder.setter
+    def recorder(self, recorder: Recorder | None) -> None:
+        with self.port.shut():
+            self._recorder = recorder
+            self._open_port(self._core, self.upper)
+
+    def reads(self, offset: int, length: int) -> list[Read]:
+        """Return the parts of layers that a read of the disk is made from."""
+        self._check_range(offset, length)
+        core = self._core or self._closed()
+        return [Read(*part) for part in core.streams(offset, length)]
+
+    def accompany(self, companion: Companion) -> None:
+        """Have something work for the device, until it is closed."""
+        self._companions.append(companion)
 
     # -- The device itself
+
+    @contextmanager
+    def lent(self, *, writing: bool) -> Iterator[_core.Device]:
+        """Give the core to other C code for the length of the block.
+
+        What is absent it must fetch with cache(). For writing, close() and
+        exchange() wait until the block has ended. Raises ReadOnly, Closed.
+        """
+        with self.port if writing else nullcontext():
+            core = self._core or self._closed()
+            if writing and self.readonly:
+                raise self._read_only()
+            yield core
 
     def exchange(
         self, change: Callable[[Upper], AbstractContextManager[tuple[Layer, Upper]]]
@@ -220,7 +282,7 @@ class Device:
         it then leaves everything as it was. No write and no flush runs
         meanwhile, reads go on. Raises ReadOnly, Closed, and what change raises.
         """
-        with self._port.shut():
+        with self.port.shut():
             self._core or self._closed()
             if self.upper is None or self.readonly:
                 raise self._read_only()
@@ -236,7 +298,7 @@ class Device:
     @property
     def memory(self) -> int:
         """Bytes of memory of the merged index and the layers' block tables."""
-        blobs = sum(layer.blob.core.memory for layer in self.layers)
+        blobs = sum(layer.core.memory for layer in self.layers)
         return self._table.memory + blobs
 
     def check(self) -> None:
@@ -250,10 +312,12 @@ class Device:
 
         What was written is made durable first; raises what flush() raises.
         """
-        with self._port.shut():
+        while self._companions:
+            self._companions.pop().close()
+        with self.port.shut():
             core, self._core = self._core, None
             upper, self.upper, self.layers = self.upper, None, ()
-            self._port.use(None, writable=False)
+            self.port.use(None, writable=False)
         if core and upper and not upper.readonly:
             upper.flush()
 
@@ -267,9 +331,17 @@ class Device:
 
     # -- Below
 
-    def _fetch(self, missing: Sequence[_core.StoredRange]) -> None:
-        for layer, offset, size in missing:
-            self.layers[layer].blob.fetch(offset, size)
+    def _again(self, lacking: _core.Lacking, call: Callable[[], None]) -> None:
+        """Get what call() lacked, and call again, as often as that helps."""
+        request = Request(self.layers)
+        found: _core.Lacking | None = lacking
+        while found is not None:
+            request.get(found)
+            try:
+                call()
+                found = None
+            except (_core.Absent, _core.Damaged) as next_one:
+                found = next_one.lacking
 
     def _check_range(self, offset: int, length: int) -> None:
         if offset < 0 or length < 0 or offset + length > self.size:

@@ -25,7 +25,7 @@ from pathlib import Path
 from obdengine.errors import Busy, HostError, UsageError
 from obdengine.host import kernel_nbd, loop
 from obdengine.host.bridge import FILE, start_bridge, stop_bridge
-from obdengine.host.export import Writing, whole_path
+from obdengine.host.export import Writing
 from obdengine.host.handshake import negotiate
 from obdengine.host.processes import Process
 from obdengine.host.records import (
@@ -40,8 +40,8 @@ from obdengine.host.records import (
     save,
 )
 from obdengine.host.server import SOCKET, start_server
-from obdengine.ops.folder import CONFIG_NAME
 from obdengine.ops.resize import resize
+from obdengine.ops.resolve import absolute
 
 __all__ = [
     "WAYS",
@@ -70,7 +70,7 @@ def attach(
     need be. Raises Busy when another image has the name, and what opening
     the image raises.
     """
-    image = [whole_path(word) for word in wanted.image]
+    image = [absolute(word) for word in wanted.image]
     Writing.of(wanted.options).check()
     if way not in (None, *WAYS):
         raise UsageError(f"{way}: must be one of {', '.join(WAYS)}")
@@ -162,8 +162,7 @@ def grow(places: Places, name: str, size: int) -> Record:
         record = load(places, name)
         if record is None or record.server is None:
             raise UsageError(f"{name}: is not attached")
-        upper = record.options.get("upper")
-        config = Path(upper) / CONFIG_NAME if upper else Path(record.image[0])
+        config = Writing.of(record.options).config_of(record.image)
         record.server.stop(_STOP_SECONDS)
         try:
             resize(config, size)

@@ -7,11 +7,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from obdengine.device import Device
 from obdengine.errors import UsageError
 from obdengine.layer import UpperOptions
+from obdengine.ops.background import Serving
+from obdengine.ops.folder import CONFIG_NAME
 from obdengine.ops.image import open_image
+from obdengine.ops.resolve import absolute
 
-__all__ = ["Writing", "image_keys", "whole_path"]
+__all__ = ["Writing", "image_keys"]
 
 
 class Writing(NamedTuple):
@@ -56,15 +60,27 @@ class Writing(NamedTuple):
         if not self.wanted and (self.max_size, self.garbage) != (None, None):
             raise UsageError("--max-size and --garbage go with --upper or --read-write")
 
-    def try_open(self, image: Sequence[str]) -> None:
-        """Open the image once: here, what is wrong gets its own exit code."""
-        open_image(
+    def open(
+        self,
+        image: Sequence[str],
+        service: Path | None = None,
+        serving: Serving | None = None,
+    ) -> Device:
+        """Open the image as it is to be served; raises as open_image()."""
+        return open_image(
             list(image),
             readonly=not self.wanted,
             upper=self.upper,
             form=self.form or "append",
             options=UpperOptions(self.max_size, self.garbage),
-        ).close()
+            service=service,
+            serving=serving,
+        )
+
+    def config_of(self, image: Sequence[str]) -> Path:
+        """Return the configuration that describes the image with its upper."""
+        found = self.upper / CONFIG_NAME if self.upper else Path(image[0])
+        return found.absolute()
 
     @property
     def keys(self) -> list[str]:
@@ -81,13 +97,4 @@ class Writing(NamedTuple):
 
 def image_keys(image: Sequence[str]) -> list[str]:
     """Return what names an image to the plugin."""
-    return [f"config={whole_path(word)}" for word in image]
-
-
-def whole_path(word: str) -> str:
-    """Return a word for an image that means the same in any folder."""
-    return word if _is_reference(word) else str(Path(word).absolute())
-
-
-def _is_reference(word: str) -> bool:
-    return "://" in word or word.startswith(("oci:", "oci-archive:", "docker-archive:"))
+    return [f"config={absolute(word)}" for word in image]

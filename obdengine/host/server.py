@@ -35,5 +35,5 @@ def start_server(folder: Path, image: Sequence[str], writing: Writing) -> Proces
     try:
         return start(words, folder / _LOG, env=nbdkit.environment())
     except HostError:
-        writing.try_open(image)  # the same error, with its kind
+        writing.open(image).close()  # the same error, with its kind
         raise

@@ -12,7 +12,8 @@ A layer counts if and only if
   (5) the index has at most 1 000 000 entries, begins at a sector after the
       header, and ends less than a sector before the trailer;
   (6) its entries keep the rules of the core: in order, apart, on the disk,
-      their data between header and index.
+      their data between header and index, or in the target of a TurboOCI
+      layer, where the entry's tag says so.
 LSMT has no checksum: this is all that can be known. What counts is in the
 trailer; the header is only compared with it. Nothing is looked up here.
 """
@@ -22,11 +23,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from contextlib import ExitStack
 from functools import cached_property
 from typing import NamedTuple
 
 from obdengine import _core, source
-from obdengine.blob import Blob, Progress, open_blob
+from obdengine.blob import Blob, Progress, Target, open_blob
 from obdengine.errors import BadHeader, BadIndex, BadMagic, FormatError, Unsupported
 from obdengine.layer import format
 from obdengine.segment import ENTRY_SIZE, MAX_ENTRIES
@@ -55,6 +57,8 @@ class Layer:
     Attributes:
         name: of the file, for errors.
         blob: its stream.
+        target: what a TurboOCI layer points at besides, or None.
+        core: what a device reads.
         kind: "committed", or "sealed" in place.
         virtual_size: bytes of the disk; 0: that of the layer below.
         uuid: text in lower case, or None when it is missing or all zero.
@@ -66,11 +70,12 @@ class Layer:
         index_offset: where in the stream the index starts, bytes.
     """
 
-    def __init__(self, blob: Blob) -> None:
+    def __init__(self, blob: Blob, target: Target | None = None) -> None:
         """Read header, trailer and index of blob; open_layer() calls this."""
         ends = _read_ends(blob)
         trailer = ends.trailer
-        self.blob = blob
+        self.blob, self.target = blob, target
+        self.core = _core.TurboBlob(blob.core, target.core) if target else blob.core
         self.name = blob.name
         self.kind = "committed" if ends.header.flags & format.SEALED else "sealed"
         self.virtual_size = trailer.virtual_size
@@ -78,7 +83,7 @@ class Layer:
         self.parent_uuid = _uuid(blob, ends, "parent_uuid")
         self.message = trailer.user_tag.split(b"\0")[0].decode(errors="replace")
         self.index_offset = trailer.index_offset
-        self.segments = _read_index(blob, trailer)
+        self.segments = _read_index(blob, trailer, target)
         self.entries = len(self.segments)
         self.padding = trailer.index_size - self.entries
         self._ends = ends
@@ -89,6 +94,12 @@ class Layer:
     def data_size(self) -> int:
         """Bytes of the disk that the layer has data for. O(entries) once."""
         return sum(s.length for s in self.segments if not s.zeroed) * SECTOR
+
+    @cached_property
+    def target_data_size(self) -> int:
+        """Bytes of them that are in the target. O(entries) once."""
+        segments = (s for s in self.segments if not s.zeroed and s.in_target)
+        return sum(s.length for s in segments) * SECTOR
 
     @cached_property
     def zero_size(self) -> int:
@@ -103,7 +114,9 @@ class Layer:
         progress counts bytes of the stream, threads are one per processor
         unless given. Raises SourceError for what cannot be read at all.
         """
-        yield from self.blob.check(progress, threads=threads)
+        yield from self.blob.check(None if self.target else progress, threads=threads)
+        if self.target:
+            yield from self.target.check(progress, threads=threads)
         if self.kind == "committed":
             for field in ("uuid", "parent_uuid", "user_tag"):
                 yield from self._compare(field)
@@ -111,6 +124,28 @@ class Layer:
     def close(self) -> None:
         """Close the blob. No read may be running; a second time does nothing."""
         self.blob.close()
+        if self.target:
+            self.target.close()
+
+    def fetch(self, offset: int, size: int) -> None:
+        """Make bytes of the file, or of the target's, resident for the core."""
+        if self.target and offset & _core.TARGET_BIT:
+            self.target.fetch(offset & ~_core.TARGET_BIT, size)
+        else:
+            self.blob.fetch(offset, size)
+
+    def remote_at(self, offset: int) -> tuple[source.Remote | None, int]:
+        """Return what an offset that the core misses is in, and where there."""
+        if self.target and offset & _core.TARGET_BIT:
+            return self.target.remote_at(offset & ~_core.TARGET_BIT)
+        return self.blob.remote_at(offset)
+
+    def renew(self, block: int, elsewhere: int) -> None:
+        """Fetch a block again that turned out to be wrong."""
+        if self.target and block & _core.TARGET_BIT:
+            self.target.renew(block & ~_core.TARGET_BIT, elsewhere)
+        else:
+            self.blob.renew(block, elsewhere)
 
     def __repr__(self) -> str:
         """Name the layer, for a person who debugs."""
@@ -129,20 +164,26 @@ class Layer:
             )
 
 
-def open_layer(where: Source | str | os.PathLike[str]) -> Layer:
-    """Open a layer; a Source is taken over, also when this fails.
+def open_layer(
+    where: Source | str | os.PathLike[str], target: Target | None = None
+) -> Layer:
+    """Open a layer; a Source and a target are taken over, also when this fails.
 
-    Raises FormatError when it is not a layer or is damaged, Unsupported for a
-    writable or a TurboOCI one, SourceError when it cannot be read.
+    target: that of a TurboOCI layer. Raises FormatError when it is not a layer
+    or is damaged, Unsupported for a writable one, or a TurboOCI one without
+    its target, SourceError when it cannot be read.
     """
-    path = isinstance(where, (str, os.PathLike))
-    blob = open_blob(source.open(where) if path else where)  # type: ignore[arg-type]
-    try:
-        _refuse_turbo(blob)
-        return Layer(blob)
-    except BaseException:
-        blob.close()
-        raise
+    with ExitStack() as undo:
+        if target:
+            undo.callback(target.close)
+        opened = where if not isinstance(where, (str, os.PathLike)) else None
+        blob = open_blob(opened or source.open(where))  # type: ignore[arg-type]
+        undo.callback(blob.close)
+        if not target:
+            _refuse_turbo(blob)
+        layer = Layer(blob, target)
+        undo.pop_all()
+        return layer
 
 
 def _refuse_turbo(blob: Blob) -> None:
@@ -150,7 +191,11 @@ def _refuse_turbo(blob: Blob) -> None:
     # name tells it from one that has stray tags, and reading it as that one
     # could give wrong bytes.
     if blob.name.endswith(".fs.meta"):
-        raise Unsupported(blob.name, "a TurboOCI layer, as its name says")
+        raise Unsupported(
+            blob.name,
+            "a TurboOCI layer, as its name says",
+            hint="a configuration has to name its targetFile too",
+        )
 
 
 def _read_ends(blob: Blob) -> _Ends:
@@ -267,9 +312,12 @@ def _judge_sizes(
         raise _bad_field(blob, at, trailer, "index_offset", expected)
 
 
-def _read_index(blob: Blob, trailer: format.Header) -> _core.Segments:
+def _read_index(
+    blob: Blob, trailer: format.Header, target: Target | None
+) -> _core.Segments:
     raw = bytearray()
     size = trailer.index_size * ENTRY_SIZE
+    blob.want(trailer.index_offset, size)
     while len(raw) < size:
         at = trailer.index_offset + len(raw)
         raw += blob.pread(at, min(_STEP, size - len(raw)))
@@ -281,6 +329,7 @@ def _read_index(blob: Blob, trailer: format.Header) -> _core.Segments:
             disk_sectors=trailer.virtual_size // SECTOR,
             data_start=format.SLOT // SECTOR,
             data_end=trailer.index_offset // SECTOR,
+            target_sectors=target.size // SECTOR if target else None,
         )
     except BadIndex as error:
         raise BadIndex(

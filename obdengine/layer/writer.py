@@ -2,6 +2,8 @@
 """
 writer - a committed layer: header, dense data in the disk's order, index, trailer.
 
+Data of a TurboOCI layer may be left where it is, in the layer's target.
+
 Runs come in order and are joined where they touch. The index never gets
 longer than the readers of the format accept. Where the stream goes, and
 whether it is compressed, is the blob's business.
@@ -26,20 +28,26 @@ __all__ = ["MAX_RUN", "LayerWriter", "Totals"]
 MAX_RUN = 16376
 
 
+# Kinds of a run, as the bits of an entry: the zeroed bit, and tag 1.
+_DATA, _ZERO, _TARGET = 0, 1 << 55, 1 << 56
+
+
 class Totals(NamedTuple):
     """What a finished layer has.
 
     Attributes:
         entries: of its index, without padding.
-        data_size: bytes of the disk that it has data for.
+        data_size: bytes of the disk that it holds the data of itself.
         zero_size: bytes of the disk that it says are zero.
         stream_size: bytes of the whole layer, before compression.
+        target_size: bytes of the disk whose data is in the target.
     """
 
     entries: int
     data_size: int
     zero_size: int
     stream_size: int
+    target_size: int = 0
 
 
 class LayerWriter:
@@ -78,7 +86,9 @@ class LayerWriter:
         # Pairs of words, as on disk: 16 bytes an entry, 16 MiB at the most.
         self._index = array("Q")
         self._start = self._length = 0
-        self._zeroed = False
+        self._kind = _DATA
+        self._target_sector = 0
+        self._target_length = 0
         self._data_end = format.SLOT // SECTOR
         self._zero_length = 0
         flags = format.HEADER | format.DATA | format.SEALED
@@ -99,18 +109,33 @@ class LayerWriter:
         if odd:
             raise UsageError(f"{len(payload)} bytes are not whole sectors")
         self._out.write(payload)
-        self._add(start, length, zeroed=False)
+        self._add(start, length, _DATA)
 
     def zero(self, start: int, length: int) -> None:
         """Say that length sectors from start read as zeros; raises as data()."""
-        self._add(start, length, zeroed=True)
+        self._add(start, length, _ZERO)
         self._zero_length += length
+
+    def target(self, start: int, length: int, sector: int) -> None:
+        """Say that length sectors from start are those of the target from sector.
+
+        Makes it a TurboOCI layer. Raises as data().
+        """
+        if self._length and self._target_sector + self._length != sector:
+            self._flush()
+        if not self._length or self._kind != _TARGET:
+            self._flush()
+            self._target_sector = sector
+        self._add(start, length, _TARGET)
+        self._target_length += length
 
     def finish(self) -> Totals:
         """Write index and trailer and finish the stream."""
         self._flush()
         entries = len(self._index) // 2
-        padded = round_up(entries, format.INDEX_GROUP)
+        # TurboOCI layers have no padding: its tag would count.
+        group = 1 if self._target_length else format.INDEX_GROUP
+        padded = round_up(entries, group)
         self._index.extend([PADDING_START, 0] * (padded - entries))
         self._out.write(memoryview(self._index).cast("B"))
         trailer = self._words._replace(
@@ -125,9 +150,10 @@ class LayerWriter:
             self._data_end * SECTOR - format.SLOT,
             self._zero_length * SECTOR,
             self._data_end * SECTOR + 16 * padded + format.SLOT,
+            self._target_length * SECTOR,
         )
 
-    def _add(self, start: int, length: int, *, zeroed: bool) -> None:
+    def _add(self, start: int, length: int, kind: int) -> None:
         """Add a run to the index, cut into entries or joined to the last."""
         end = self._start + self._length
         if start < end or (start + length) * SECTOR > self._words.virtual_size:
@@ -136,14 +162,14 @@ class LayerWriter:
                 f"disk of {human_size(self._words.virtual_size)}"
             )
         while length:
-            if start != end or zeroed != self._zeroed or self._length == MAX_RUN:
+            if start != end or kind != self._kind or self._length == MAX_RUN:
                 self._flush()
-                self._start, self._length, self._zeroed = start, 0, zeroed
+                self._start, self._length, self._kind = start, 0, kind
             part = min(length, MAX_RUN - self._length)
             self._length += part
             start, length = start + part, length - part
             end = start
-            if not zeroed:
+            if kind == _DATA:
                 self._data_end += part
 
     def _flush(self) -> None:
@@ -156,9 +182,12 @@ class LayerWriter:
                 f"of the format accept {MAX_ENTRIES} with padding"
             )
         # A zeroed entry takes no room; it points at the end of the data.
-        moffset = self._data_end - (0 if self._zeroed else self._length)
+        moffset = self._data_end - (self._length if self._kind == _DATA else 0)
+        if self._kind == _TARGET:
+            moffset = self._target_sector
+            self._target_sector += self._length
         self._index.append(self._start | self._length << 50)
-        self._index.append(moffset | self._zeroed << 55)
+        self._index.append(moffset | self._kind)
         self._start += self._length
         self._length = 0
 

@@ -17,10 +17,11 @@ from pathlib import Path
 
 from obdengine import source
 from obdengine.blob import Progress, open_blob
-from obdengine.config import UpperFiles
+from obdengine.config import LayerFile, UpperFiles
 from obdengine.errors import BadIndex, Busy, FormatError
-from obdengine.layer import Upper, open_layer, open_upper
+from obdengine.layer import Upper, open_upper
 from obdengine.ops.held import holding
+from obdengine.ops.layers import open_file
 
 __all__ = ["Report", "check_image", "repair"]
 
@@ -49,7 +50,7 @@ class Report:
 
 
 def check_image(
-    paths: Sequence[str | os.PathLike[str]],
+    files: Sequence[LayerFile | str | os.PathLike[str]],
     progress: Progress | None = None,
     *,
     upper: UpperFiles | None = None,
@@ -59,10 +60,13 @@ def check_image(
     Raises SourceError when a file cannot be read.
     """
     report = Report()
-    sizes = [_size(path) for path in paths]
-    for number, path in enumerate(paths):
+    layers = [
+        file if isinstance(file, LayerFile) else LayerFile(Path(file)) for file in files
+    ]
+    sizes = [sum(map(_size, layer.files)) for layer in layers]
+    for number, layer in enumerate(layers):
         done, size = sum(sizes[:number]), sizes[number]
-        _check_layer(path, report, _share(progress, done, size, sum(sizes)))
+        _check_layer(layer, report, _share(progress, done, size, sum(sizes)))
         report.layers += 1
         if progress:
             progress(done + size, sum(sizes))
@@ -127,22 +131,22 @@ def _doubts(upper: Upper) -> list[str]:
     ]
 
 
-def _check_layer(
-    path: str | os.PathLike[str], report: Report, progress: Progress
-) -> None:
+def _check_layer(file: LayerFile, report: Report, progress: Progress) -> None:
     try:
-        with closing(open_layer(path)) as layer:
+        with closing(open_file(file)) as layer:
             report.damage += layer.check(progress)
-            report.checked += layer.blob.size
-            report.blocks += layer.blob.blocks
+            for blob in [layer.blob, *([layer.target] if layer.target else [])]:
+                report.checked += blob.size
+                report.blocks += blob.blocks
     except FormatError as error:
-        report.damage += [error, *_blob_damage(path, error)]
+        report.damage += [error, *_blob_damage(file, error)]
 
 
-def _blob_damage(path: str | os.PathLike[str], known: FormatError) -> list[FormatError]:
+def _blob_damage(file: LayerFile, known: FormatError) -> list[FormatError]:
     """Return what else is wrong in a file that is no good layer."""
+    assert file.path is not None  # or it had not been opened
     try:
-        with closing(open_blob(source.open(path))) as blob:
+        with closing(open_blob(source.open(file.path))) as blob:
             return [error for error in blob.check() if str(error) != str(known)]
     except FormatError:
         return []  # it is the known one
@@ -158,8 +162,8 @@ def _share(progress: Progress | None, before: int, size: int, total: int) -> Pro
     return show
 
 
-def _size(path: str | os.PathLike[str]) -> int:
+def _size(path: Path) -> int:
     try:
-        return Path(path).stat().st_size
+        return path.stat().st_size
     except (OSError, ValueError):
         return 0  # opening it will say what is wrong

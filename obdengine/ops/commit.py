@@ -18,10 +18,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from obdengine.blob import Progress
-from obdengine.config import resolve
+from obdengine.config import LayerFile, resolve
 from obdengine.device import Device
 from obdengine.errors import UsageError
-from obdengine.layer import LayerWriter, open_layer
+from obdengine.layer import LayerWriter
 from obdengine.ops.contents import contents
 from obdengine.ops.difference import Budget
 from obdengine.ops.disks import STREAM
@@ -32,8 +32,8 @@ from obdengine.ops.folder import (
     rows_of,
 )
 from obdengine.ops.held import Held, holding
-from obdengine.ops.image import open_layers
 from obdengine.ops.layer_file import LayerOptions, Written, write_layer
+from obdengine.ops.layers import open_file, open_layers
 
 __all__ = ["Sealed", "commit", "seal"]
 
@@ -119,12 +119,12 @@ def seal(image: str | os.PathLike[str]) -> Sealed:
     return sealed
 
 
-def _named(options: LayerOptions, layers: list[Path]) -> LayerOptions:
+def _named(options: LayerOptions, layers: list[LayerFile]) -> LayerOptions:
     """Return options with the uuids that were left open."""
     if options.uuid is None:
         options = replace(options, uuid=str(uuids.uuid4()))
     if options.parent_uuid is None and layers:
-        top = open_layer(layers[-1])
+        top = open_file(layers[-1])
         top.close()
         options = replace(options, parent_uuid=top.uuid)
     return options

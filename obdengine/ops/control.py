@@ -4,6 +4,8 @@ control - what a running server can be told to do with its images: HTTP on a soc
 
     POST /snapshot?dev_id=EXPORT&config=PATH    seal the upper, go on in a new one
     POST /compact?dev_id=EXPORT                 write the index of the upper anew
+    POST /trace/start?dev_id=EXPORT&to=PATH     record what is read
+    POST /trace/stop?dev_id=EXPORT              end that, and write it
     GET  /stats?dev_id=EXPORT                   what the image holds now
 
 The first is overlaybd's. Both of its words may be left out: a server of one
@@ -42,6 +44,8 @@ from obdengine.errors import (
 )
 from obdengine.layer import Upper
 from obdengine.ops.snapshot import snapshot
+from obdengine.ops.traces import Recording
+from obdengine.source import Remote
 from obdengine.units import SECTOR
 
 __all__ = ["Control", "Served", "ask", "facts"]
@@ -65,6 +69,7 @@ class Served:
 
     device: Device
     config: Path | None
+    recording: Recording | None = None
 
 
 class Control:
@@ -134,7 +139,19 @@ def facts(served: Served) -> dict[str, Any]:
         "layers": [layer.name for layer in device.layers],
         "entries": device.entries,
         "memory": device.memory,
+        "remote": _remote_facts(device),
         "upper": _facts_of(device.upper) if device.upper else None,
+    }
+
+
+def _remote_facts(device: Device) -> dict[str, int]:
+    """Return what was fetched for an image, of how much, in how many requests."""
+    found = [layer.blob.resident for layer in device.layers]
+    remotes = [one for one in found if isinstance(one, Remote)]
+    return {
+        "size": sum(remote.size for remote in remotes),
+        "fetched": sum(remote.fetcher.fetched for remote in remotes),
+        "requests": sum(remote.fetcher.requests for remote in remotes),
     }
 
 
@@ -323,6 +340,30 @@ def _compact(server: _Server, words: _Words) -> object:
     return _message(True, f"the index has {left} records")
 
 
+def _trace_start(server: _Server, words: _Words) -> object:
+    path = Path(words.get("to", ""))
+    if not path.is_absolute():
+        raise UsageError(f"to: {path}: must be a path from the root")
+    with server.changing:
+        served = server.find(words.get("dev_id", ""))
+        if served.device.recorder:
+            raise Busy(f"{served.device.name}: is recorded already")
+        served.recording = Recording(served.device, path)
+        served.device.accompany(served.recording)
+    return _message(True, f"what is read is recorded to {path}")
+
+
+def _trace_stop(server: _Server, words: _Words) -> object:
+    with server.changing:
+        served = server.find(words.get("dev_id", ""))
+        recording, served.recording = served.recording, None
+        if not recording:
+            raise SourceMissing(f"{served.device.name}: nothing is recorded")
+        recording.close()
+    reads = len(recording.recorder.reads())
+    return _message(True, f"{recording.path} has {reads} reads")
+
+
 def _stats(server: _Server, words: _Words) -> object:
     return facts(server.find(words.get("dev_id", "")))
 
@@ -335,6 +376,8 @@ def _unknown(_server: _Server, _words: _Words) -> object:
 _ACTIONS: dict[str, tuple[str, Callable[[_Server, _Words], object]]] = {
     "/snapshot": ("POST", _snapshot),
     "/compact": ("POST", _compact),
+    "/trace/start": ("POST", _trace_start),
+    "/trace/stop": ("POST", _trace_stop),
     "/stats": ("GET", _stats),
 }
 

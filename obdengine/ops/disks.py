@@ -24,6 +24,7 @@ from obdengine.config import begins_config
 from obdengine.device import Device
 from obdengine.errors import FormatError, SourceError, Unsupported
 from obdengine.layer import format as lsmt
+from obdengine.ops.vm_locks import refuse_locked
 from obdengine.source import FileSource, Source
 from obdengine.units import MIB, SECTOR, round_up
 
@@ -37,6 +38,7 @@ __all__ = [
     "foreign",
     "hidden",
     "looks_like_image",
+    "vm_format",
 ]
 
 STREAM = "-"  # standard input, or output
@@ -47,23 +49,31 @@ _LAYER = "a layer, not a raw disk"
 
 
 class _Magic(NamedTuple):
+    """How a file of another kind begins.
+
+    Attributes:
+        form: what qemu calls the format; "" for what it does not read.
+    """
+
     offset: int
     magic: bytes
     what: str
+    form: str = ""
 
 
 _FOREIGN = [
-    _Magic(0, b"QFI\xfb", "a qcow2 image"),
-    _Magic(0, b"QED\0", "a QED image"),
-    _Magic(0, b"KDMV", "a VMDK image"),
-    _Magic(0, b"COWD", "a VMDK image"),
-    _Magic(0, b"# Disk DescriptorFile", "the description of a VMDK image"),
-    _Magic(0, b"vhdxfile", "a VHDX image"),
-    _Magic(0, b"conectix", "a VHD image"),
-    _Magic(64, b"\x7f\x10\xda\xbe", "a VDI image"),
-    _Magic(0, b"WithoutFreeSpace", "a Parallels image"),
-    _Magic(0, b"WithouFreSpacExt", "a Parallels image"),
-    _Magic(0, b"LUKS\xba\xbe", "encrypted with LUKS"),
+    _Magic(0, b"QFI\xfb\0\0\0\1", "a qcow image", "qcow"),
+    _Magic(0, b"QFI\xfb", "a qcow2 image", "qcow2"),
+    _Magic(0, b"QED\0", "a QED image", "qed"),
+    _Magic(0, b"KDMV", "a VMDK image", "vmdk"),
+    _Magic(0, b"COWD", "a VMDK image", "vmdk"),
+    _Magic(0, b"# Disk DescriptorFile", "the description of a VMDK image", "vmdk"),
+    _Magic(0, b"vhdxfile", "a VHDX image", "vhdx"),
+    _Magic(0, b"conectix", "a VHD image", "vpc"),
+    _Magic(64, b"\x7f\x10\xda\xbe", "a VDI image", "vdi"),
+    _Magic(0, b"WithoutFreeSpace", "a Parallels image", "parallels"),
+    _Magic(0, b"WithouFreSpacExt", "a Parallels image", "parallels"),
+    _Magic(0, b"LUKS\xba\xbe", "encrypted with LUKS", "luks"),
     _Magic(0, b"\x1f\x8b\x08", "compressed with gzip"),
     _Magic(0, b"\xfd7zXZ\0", "compressed with xz"),
     _Magic(0, b"BZh", "compressed with bzip2"),
@@ -73,6 +83,9 @@ _FOREIGN = [
     _Magic(0, zfile.MAGIC0, _LAYER),
     _Magic(0, lsmt.MAGIC0, _LAYER),
 ]
+
+# A VHD of fixed size is a raw disk with a footer.
+_VHD_FOOTER = _Magic(-SECTOR, b"conectix", "a VHD image", "vpc")
 
 
 class Disk(Protocol):
@@ -121,8 +134,11 @@ class RawDisk:
         """Open path; "-" is read to its end first, into a temporary file.
 
         Raises Unsupported when the content says that it is of another format,
-        unless any_content; SourceError when it cannot be read.
+        unless any_content; SourceError when it cannot be read, Busy when a
+        running machine writes to it.
         """
+        if os.fspath(path) != STREAM:
+            refuse_locked(path)
         self._source = _spooled() if os.fspath(path) == STREAM else FileSource(path)
         self.name = self._source.name
         self.file_size = self._source.size
@@ -191,6 +207,10 @@ class StackDisk:
             if extent.data:
                 yield extent.offset, extent.end
 
+    def is_hidden(self, offset: int, size: int) -> bool:
+        """Tell that there is nothing which cannot be read."""
+        return False
+
 
 class BaseDisk(StackDisk):
     """A Device to be compared with a disk that goes over it.
@@ -233,13 +253,23 @@ def hidden(device: Device, size: int) -> Iterator[tuple[int, int]]:
 
 def foreign(disk: Source) -> str | None:
     """Return what disk is if it is not raw, in words; None when it may be raw."""
+    found = _recognized(disk)
+    return found.what if found else None
+
+
+def vm_format(disk: Source) -> str | None:
+    """Return what qemu calls the format of disk; None: raw, or not one of its."""
+    found = _recognized(disk)
+    return found.form or None if found else None
+
+
+def _recognized(disk: Source) -> _Magic | None:
     head = disk.pread(0, min(disk.size, 4096))
-    for offset, magic, what in _FOREIGN:
-        if head[offset : offset + len(magic)] == magic:
-            return what
-    # A VHD of fixed size is a raw disk with a footer.
-    if disk.size >= SECTOR and disk.pread(disk.size - SECTOR, 8) == b"conectix":
-        return "a VHD image"
+    for known in _FOREIGN:
+        if head[known.offset : known.offset + len(known.magic)] == known.magic:
+            return known
+    if disk.size >= SECTOR and disk.pread(disk.size - SECTOR, 8) == _VHD_FOOTER.magic:
+        return _VHD_FOOTER
     return None
 
 

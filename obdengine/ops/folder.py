@@ -23,9 +23,10 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from obdengine.config import Image, ImageConfig, Room, UpperFiles
+from obdengine.config import Image, ImageConfig, LayerFile, Room, UpperFiles
 from obdengine.errors import ConfigError, UsageError
-from obdengine.layer import UpperOptions, create_upper, map_path, open_layer
+from obdengine.layer import UpperOptions, create_upper, map_path
+from obdengine.ops.layers import open_file
 from obdengine.source.output import Output
 from obdengine.source.writable import alone_in
 
@@ -37,6 +38,7 @@ __all__ = [
     "next_upper",
     "remove_left_overs",
     "room_of",
+    "row_of",
     "rows_of",
     "upper_after",
 ]
@@ -44,6 +46,9 @@ __all__ = [
 CONFIG_NAME = "config.v1.json"
 _UPPER_NAME = re.compile(r"upper-(\d+)\.data")
 _UPPER_FILE = re.compile(r"upper-\d+\.(data|index)")
+
+# In a lower's row: what counts from the folder of the configuration.
+_PATH_KEYS = ("file", "dir", "targetFile", "gzipIndex")
 
 _OWN_KEY = "obdengine"
 _REMOVE = "remove"  # in _OWN_KEY: names of files that a change has left over
@@ -95,8 +100,9 @@ def _make(
         form=form,
         parent_uuid=parent_uuid,
     )
-    lowers = [lower_row(file) for file in image.layers]
-    change_config(path, lowers, upper, Room(*_asked(options)))
+    lowers = [row_of(file) for file in image.layers]
+    room, repository = Room(*_asked(options)), image.repo_blob_url
+    change_config(path, lowers, upper, room, repo_blob_url=repository)
 
 
 # -- Where the next upper goes
@@ -141,8 +147,24 @@ def lower_row(file: Path, folder: Path | None = None, **more: Any) -> dict[str, 
     A file of that folder is named by its name alone, so that the folder can
     be moved; folder None: no file is.
     """
-    inside = folder is not None and file.parent.resolve() == folder.resolve()
-    return {"file": file.name if inside else str(file.resolve()), **more}
+    return {"file": _name_in(folder, file), **more}
+
+
+def row_of(layer: LayerFile, folder: Path | None = None) -> dict[str, Any]:
+    """Return what a configuration in folder says of a layer, as lower_row()."""
+    files = {
+        "file": layer.path,
+        "targetFile": layer.target,
+        "gzipIndex": layer.gzip_index,
+        "dir": None if layer.path else layer.dir,
+    }
+    row = {key: _name_in(folder, file) for key, file in files.items() if file}
+    words = {
+        "digest": layer.digest,
+        "size": layer.size,
+        "targetDigest": layer.target_digest,
+    }
+    return row | {key: word for key, word in words.items() if word}
 
 
 def rows_of(config: Path, folder: Path) -> list[dict[str, Any]]:
@@ -153,7 +175,7 @@ def rows_of(config: Path, folder: Path) -> list[dict[str, Any]]:
     return [
         {
             key: str((config.parent / value).resolve())
-            if key in ("file", "dir") and value
+            if key in _PATH_KEYS and value
             else value
             for key, value in row.items()
         }
@@ -169,13 +191,17 @@ def change_config(
     *,
     like: Path | None = None,
     left_over: Sequence[Path] = (),
+    repo_blob_url: str = "",
 ) -> None:
     """Give a configuration other lowers and upper, durably and in one step.
 
     Every other key that it has stays; a new one has those of like. room None:
     as it was. left_over: files of the old upper, for remove_left_overs().
+    repo_blob_url: where a registry has the lowers, "" as it was.
     """
     found = _read(path) or (_read(like) if like else {})
+    if repo_blob_url:
+        found["repoBlobUrl"] = repo_blob_url
     found["lowers"] = list(lowers)
     found["upper"] = _upper_object(path.parent, upper) if upper else {}
     own = dict(found.get(_OWN_KEY) or {})
@@ -260,6 +286,11 @@ def _upper_object(folder: Path, upper: UpperFiles) -> dict[str, str]:
     }
 
 
+def _name_in(folder: Path | None, file: Path) -> str:
+    inside = folder is not None and file.parent.resolve() == folder.resolve()
+    return file.name if inside else str(file.resolve())
+
+
 def _is_own(file: Path, folder: Path) -> bool:
     inside = file.parent.resolve() == folder.resolve()
     return inside and bool(_UPPER_FILE.fullmatch(file.name))
@@ -269,19 +300,25 @@ def _judge_same(found: ImageConfig, image: Image) -> None:
     """Raise ConfigError unless found is image with more layers on top."""
     files = found.layer_files()
     for number, wanted in enumerate(image.layers):
-        if number >= len(files) or not files[number].samefile(wanted):
-            has = files[number] if number < len(files) else "nothing"
+        if number >= len(files) or not _is_same(files[number], wanted):
+            has = files[number].name if number < len(files) else "nothing"
             raise ConfigError(
-                f"{found.path}: lowers[{number}]: {has} is not {wanted}",
+                f"{found.path}: lowers[{number}]: {has} is not {wanted.name}",
                 hint="the folder holds a writable layer over another image",
             )
 
 
-def _size_and_uuid(files: Sequence[Path]) -> tuple[int, str | None]:
+def _is_same(one: LayerFile, other: LayerFile) -> bool:
+    if one.path and other.path:
+        return one.path.samefile(other.path)
+    return one.path is other.path and one.digest == other.digest
+
+
+def _size_and_uuid(files: Sequence[LayerFile]) -> tuple[int, str | None]:
     """Return the size of a stack's disk in bytes, and the uuid of its top."""
     uuid = None
     for number, file in enumerate(reversed(files)):
-        layer = open_layer(file)
+        layer = open_file(file)
         layer.close()
         uuid = layer.uuid if number == 0 else uuid
         if layer.virtual_size:

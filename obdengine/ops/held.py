@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from obdengine.config import Image, UpperFiles, resolve
+from obdengine.config import Image, LayerFile, UpperFiles, resolve
 from obdengine.device import Device
 from obdengine.errors import ReadOnly
 from obdengine.layer import Upper, open_upper
@@ -22,7 +22,7 @@ class Held(NamedTuple):
 
     Attributes:
         config: the configuration, which may be changed.
-        layers: the read-only layers' files, bottom first.
+        layers: the read-only layers, bottom first.
         files: those of the upper.
         upper: it, open.
         left_over: files that an interrupted change had left, removed now.
@@ -31,7 +31,7 @@ class Held(NamedTuple):
     """
 
     config: Path
-    layers: list[Path]
+    layers: list[LayerFile]
     files: UpperFiles
     upper: Upper
     alone: Device

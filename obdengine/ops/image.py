@@ -6,21 +6,20 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
-from errno import ENOMEM
 from pathlib import Path
+from typing import NamedTuple
 
 from obdengine import config
 from obdengine.device import Device
-from obdengine.errors import CoreError, LimitError, ReadOnly
-from obdengine.layer import Layer, UpperOptions, open_layer, open_upper
+from obdengine.errors import ReadOnly
+from obdengine.layer import UpperOptions, open_upper
+from obdengine.ops.background import Serving, begin
 from obdengine.ops.folder import make_or_reopen, room_of
+from obdengine.ops.layers import open_layers
+from obdengine.ops.resolve import resolve
+from obdengine.service import Service, using
 
-__all__ = ["MAX_STACK_ENTRIES", "open_image", "open_layers"]
-
-# Entries of all layers together. A layer of a million compresses to 20 KiB, so
-# a small image could ask for any amount of memory; this many take 1 GiB, and
-# no real image comes near.
-MAX_STACK_ENTRIES = 1 << 24
+__all__ = ["open_image"]
 
 _Name = str | os.PathLike[str]
 
@@ -33,6 +32,8 @@ def open_image(
     form: str = "append",
     options: UpperOptions | None = None,
     locked: bool = True,
+    service: _Name | Service | None = None,
+    serving: Serving | None = None,
 ) -> Device:
     """Open an image as a disk; close the Device when done with it.
 
@@ -40,6 +41,9 @@ def open_image(
     paths with the bottom first. upper is a folder that holds, or will hold, a
     writable layer over the image; form ("append" or "sparse") is for a new
     one. options, where they say something, overrule the configuration.
+    service is overlaybd's overlaybd.json, or what was read from it: where the
+    cache is, how registries are spoken to; None: as usual. serving is for who
+    serves the image: prefetch, recording and download go along with it.
     locked=False is for facts about an image that may be written to meanwhile:
     what is read from it may be torn.
 
@@ -49,69 +53,62 @@ def open_image(
     upper or, for writing, reads it, and ReadOnly for readonly=False without
     one.
     """
-    names = [image] if isinstance(image, (str, os.PathLike)) else list(image)
-    words: list[_Name] = [os.fspath(name) for name in names]
-    name = str(words[-1]) if words else "image"
-    if upper is not None:
-        below = config.resolve(words)
-        words = [make_or_reopen(Path(upper), below, form=form, options=options)]
+    with using(service) as used:
+        words = [image] if isinstance(image, (str, os.PathLike)) else list(image)
+        name = str(words[-1]) if words else "image"
+        if upper is not None:
+            below = resolve(words, service=used)
+            words = [make_or_reopen(Path(upper), below, form=form, options=options)]
+        how = _How(name, readonly, locked, options, used)
+        device, found = _open(words, how)
+    if serving:
+        folder = Path(words[0]).parent if found.is_config else None
+        try:
+            begin(device, found, used, serving, folder)
+        except BaseException:
+            device.close()
+            raise
+    return device
+
+
+class _How(NamedTuple):
+    """How an image is opened."""
+
+    name: str
+    readonly: bool
+    locked: bool
+    options: UpperOptions | None
+    service: Service
+
+
+def _open(words: Sequence[_Name], how: _How) -> tuple[Device, config.Image]:
     while True:
-        found = config.resolve(words)
-        if not readonly and not found.upper:
+        found = resolve(words, service=how.service)
+        if not how.readonly and not found.upper:
             raise ReadOnly(
-                f"{name}: the image has no writable layer",
+                f"{how.name}: the image has no writable layer",
                 hint="make one with `obd create`, or name a folder for it",
             )
         with ExitStack() as opened:
-            device = _stack(found, name, readonly, locked, options, opened)
+            device = _stack(found, how, opened)
             # Who changes a configuration has the lock of the upper in it: it
             # may have been changed until we had the lock.
-            if not found.upper or config.resolve(words) == found:
+            if not found.upper or resolve(words, service=how.service) == found:
                 opened.pop_all()
-                return device
+                return device, found
 
 
-def _stack(
-    image: config.Image,
-    name: str,
-    readonly: bool,
-    locked: bool,
-    options: UpperOptions | None,
-    opened: ExitStack,
-) -> Device:
+def _stack(image: config.Image, how: _How, opened: ExitStack) -> Device:
     """Open every file and put them on top of each other; opened closes them."""
-    layers = open_layers(image.layers, opened)
+    layers = open_layers(image.layers, opened, how.service)
     if image.upper is None:
-        return Device(layers, name)
+        return Device(layers, how.name)
     upper = open_upper(
         image.upper.data,
         image.upper.index,
-        readonly=readonly,
-        locked=locked,
-        options=room_of(image.room, options),
+        readonly=how.readonly,
+        locked=how.locked,
+        options=room_of(image.room, how.options),
     )
     opened.callback(upper.close)
-    return Device(layers, name, upper)
-
-
-def open_layers(files: Sequence[Path], opened: ExitStack) -> list[Layer]:
-    """Open every file as a layer; opened closes them."""
-    entries = 0
-    layers: list[Layer] = []
-    for path in files:
-        layers.append(_open(path))
-        opened.callback(layers[-1].close)
-        entries += layers[-1].entries
-        if entries > MAX_STACK_ENTRIES:
-            raise LimitError(
-                f"{path}: with this layer the image has {entries} index entries, "
-                f"at most {MAX_STACK_ENTRIES} are accepted"
-            )
-    return layers
-
-
-def _open(path: Path) -> Layer:
-    try:
-        return open_layer(path)
-    except MemoryError as error:
-        raise CoreError(f"{path}: no memory to open it", errno=ENOMEM) from error
+    return Device(layers, how.name, upper)

@@ -23,10 +23,10 @@ from obdengine.layer import Layer, LayerWriter
 from obdengine.ops.contents import Piece, contents
 from obdengine.ops.difference import Budget
 from obdengine.ops.disks import STREAM
-from obdengine.ops.folder import change_config, lower_row, rows_of
+from obdengine.ops.folder import change_config, lower_row, row_of, rows_of
 from obdengine.ops.held import holding
-from obdengine.ops.image import open_layers
 from obdengine.ops.layer_file import LayerOptions, Written, write_layer
+from obdengine.ops.layers import open_layers
 from obdengine.units import SECTOR
 
 __all__ = ["merge"]
@@ -168,9 +168,9 @@ def _write_config(
     more = {"digest": written.digest, "size": written.size}
     row = lower_row(Path(written.path), config.parent, **more)
     source = Path(names[0])
-    if len(names) == 1 and found.layers != [source]:
+    if len(names) == 1 and found.files != [source]:
         rows, like = rows_of(source, config.parent), source
     else:
-        rows, like = [lower_row(file, config.parent) for file in found.layers], None
+        rows, like = [row_of(file, config.parent) for file in found.layers], None
     rows[first:end] = [row]
     change_config(config, rows, found.upper, like=like)

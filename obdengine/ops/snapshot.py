@@ -31,7 +31,7 @@ from obdengine.ops.folder import (
     rows_of,
     upper_after,
 )
-from obdengine.ops.image import MAX_STACK_ENTRIES
+from obdengine.ops.layers import MAX_STACK_ENTRIES
 from obdengine.segment import MAX_LAYERS
 
 __all__ = ["Snapshot", "snapshot"]
@@ -169,7 +169,7 @@ def _judge_layers(config: ImageConfig, device: Device, upper: Upper | None) -> N
     """Raise ConfigError unless config names the layers of device, and upper."""
     has = [layer.blob.source.fileno() for layer in device.layers]
     has += [upper.data.fileno()] if upper else []
-    files = config.layer_files()
+    files = [file.path for file in config.layer_files()]
     for number in range(max(len(files), len(has))):
         if number >= len(has):
             raise ConfigError(
@@ -190,7 +190,9 @@ def _judge_upper(config: ImageConfig, upper: Upper) -> None:
         )
 
 
-def _is_open_as(file: Path, fd: int | None) -> bool:
+def _is_open_as(file: Path | None, fd: int | None) -> bool:
+    if file is None:
+        return fd is None  # of a registry, both
     try:
         return fd is not None and os.path.samestat(file.stat(), os.fstat(fd))
     except OSError:

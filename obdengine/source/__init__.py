@@ -17,9 +17,19 @@ from obdengine.errors import UsageError
 from obdengine.source.contract import Source
 from obdengine.source.file import FileSource
 from obdengine.source.memory import MemorySource
-from obdengine.source.resident import Resident
+from obdengine.source.remote import Remote, bring
+from obdengine.source.resident import Resident, resident_of
 
-__all__ = ["FileSource", "MemorySource", "Resident", "Source", "open"]
+__all__ = [
+    "FileSource",
+    "MemorySource",
+    "Remote",
+    "Resident",
+    "Source",
+    "bring",
+    "open",
+    "resident_of",
+]
 
 
 def open(where: str | os.PathLike[str]) -> Source:

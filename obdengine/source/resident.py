@@ -10,12 +10,15 @@ known to the core, which asks for what it misses, and not remembered here.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 
+from obdengine import _core
 from obdengine.errors import Closed
 from obdengine.source.contract import Source
-from obdengine.units import MIB
+from obdengine.source.remote import Remote
+from obdengine.units import MIB, round_up
 
-__all__ = ["Resident"]
+__all__ = ["Resident", "resident_of"]
 
 # One fetch holds at most this much of the source in Python's memory.
 _STEP = MIB
@@ -33,25 +36,38 @@ class Resident:
     def __init__(self, source: Source) -> None:
         """Take over source and find or make its descriptor."""
         self.source = source
+        self._core: _core.Blob | None = None
         own = source.fileno()
         self.complete = own is not None
         self.fd = _anonymous(source) if own is None else own
 
-    def fetch(self, offset: int, size: int) -> None:
+    def attach(self, core: _core.Blob) -> None:
+        """Tell core of what is fetched from now on; it reads fd."""
+        self._core = core
+
+    def want(self, ranges: Iterable[tuple[int, int]]) -> None:
+        """Take note that ranges will be read; they are near enough."""
+
+    def fetch(self, offset: int, size: int, round: int = 0) -> None:
         """Bring [offset, offset + size) in; does nothing when complete.
 
-        Safe from many threads: two that fetch the same range write the same
-        bytes. Raises what the source raises, and Closed after close().
+        The range is widened to whole units of the core's presence map. Safe
+        from many threads: two that fetch the same range write the same bytes.
+        Raises what the source raises, and Closed after close().
         """
         if self.fd < 0:
             raise Closed(f"{self.source.name}: fetch after close")
         if self.complete:
             return
-        end = offset + size
-        while offset < end:
-            data = self.source.pread(offset, min(_STEP, end - offset))
-            _write_all(self.fd, data, offset)
-            offset += len(data)
+        unit = _core.PRESENCE_UNIT
+        start = at = offset // unit * unit
+        end = min(round_up(offset + size, unit), self.source.size)
+        while at < end:
+            data = self.source.pread(at, min(_STEP, end - at))
+            _write_all(self.fd, data, at)
+            at += len(data)
+        if self._core:
+            self._core.mark_present(start, end - start)
 
     def close(self) -> None:
         """Close the descriptor and the source; a second time does nothing."""
@@ -59,6 +75,11 @@ class Resident:
         if fd >= 0 and not self.complete:
             os.close(fd)
         self.source.close()
+
+
+def resident_of(source: Source) -> Resident | Remote:
+    """Return what the core can read source from; it takes source over."""
+    return source if isinstance(source, Remote) else Resident(source)
 
 
 def _anonymous(source: Source) -> int:

@@ -21,8 +21,9 @@ from tests.tools import ROOT
 
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
 BENCHES = (
-    *("lookup", "merging", "opening", "reading", "serving", "converting"),
+    *("lookup", "merging", "opening", "reading", "counting", "serving", "converting"),
     *("upper", "reopening", "writing", "committing", "space"),
+    *("building", "turbo"),
 )
 
 

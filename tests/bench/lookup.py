@@ -30,7 +30,7 @@ Results = dict[int, Figures]
 
 def bench(shop: Workshop) -> str:
     """Measure and return the section."""
-    program = shop.compiled("lookup", libraries=["lz4", "zstd"])
+    program = shop.compiled("lookup", libraries=["lz4", "z", "zstd"])
     counts = [1_000, 10_000] if shop.quick else [1_000, 10_000, 100_000, 1_000_000]
     parts = []
     for shape, words in SHAPES.items():

@@ -66,7 +66,7 @@ def from_c(shop: Workshop, layers: dict[str, Path], reads: int) -> Figures:
 
     Where its pages happen to lie makes a file up to 1.5 times as fast to read.
     """
-    program = shop.compiled("read", libraries=["lz4", "zstd"])
+    program = shop.compiled("read", libraries=["lz4", "z", "zstd"])
     named = [f"{kind}={path}" for kind, path in layers.items()]
     text = ""
     for _ in range(shop.rounds):

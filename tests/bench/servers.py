@@ -21,8 +21,8 @@ from typing import Any
 
 from obdengine.units import KIB, MIB
 from tests.bench.workshop import pinned
-from tests.running import PATIENCE, start_nbdkit
-from tests.tools import environment, tool
+from tests.running import PATIENCE, Export, start_native, start_nbdkit
+from tests.tools import environment, nbdkit_filter, tool
 
 CPUS = 2
 CONNECTIONS = 8
@@ -53,12 +53,36 @@ JOBS = {
 
 @contextmanager
 def nbdkit(
-    folder: Path, *keys: str, plugin: Sequence[str] | None = None
+    folder: Path,
+    *keys: str,
+    plugin: Sequence[str] | None = None,
+    options: Sequence[str] = (),
 ) -> Iterator[str]:
     """Run nbdkit with our plugin, or another, and yield its URI."""
-    export = start_nbdkit(folder, *keys, plugin=plugin)
+    with _pinned(start_nbdkit(folder, *keys, plugin=plugin, options=options)) as uri:
+        yield uri
+
+
+@contextmanager
+def past_python(folder: Path, *keys: str) -> Iterator[str]:
+    """Run nbdkit with our plugin and our filter, as `obd serve` does."""
+    with nbdkit(folder, *keys, options=[f"--filter={nbdkit_filter()}"]) as uri:
+        yield uri
+
+
+@contextmanager
+def native(folder: Path, *keys: str) -> Iterator[str]:
+    """Run the export of our own and yield its URI."""
+    with _pinned(start_native(folder, *keys)) as uri:
+        yield uri
+
+
+@contextmanager
+def _pinned(export: Export) -> Iterator[str]:
     # Before the first connection, whose threads inherit it.
-    os.sched_setaffinity(export.process.pid, sorted(os.sched_getaffinity(0))[-CPUS:])
+    cpus = sorted(os.sched_getaffinity(0))[-CPUS:]
+    for thread in Path(f"/proc/{export.process.pid}/task").iterdir():
+        os.sched_setaffinity(int(thread.name), cpus)
     try:
         yield export.uri
     finally:
@@ -66,17 +90,19 @@ def nbdkit(
 
 
 @contextmanager
-def qemu_nbd(folder: Path, image: Path, *, readonly: bool = True) -> Iterator[str]:
-    """Run qemu-nbd on a qcow2 image and yield its URI.
+def qemu_nbd(
+    folder: Path, image: Path, *, readonly: bool = True, form: str = "qcow2"
+) -> Iterator[str]:
+    """Run qemu-nbd on an image and yield its URI.
 
     With io_uring, which here reads twice as much at depth 1 as its threads do.
     """
-    socket = folder / f"{image.parent.name}.sock"
+    socket = folder / f"{image.parent.name}-{image.stem}.sock"
     pid = socket.with_suffix(".pid")
     words = [tool("qemu-nbd"), "--persistent", "--fork"]
     words += ["--read-only"] if readonly else []
     words += [f"--shared={CONNECTIONS}", f"--socket={socket}", f"--pid-file={pid}"]
-    words += ["--format=qcow2", "--aio=io_uring", str(image)]
+    words += [f"--format={form}", "--aio=io_uring", str(image)]
     subprocess.run(pinned(*words, cpus=CPUS), check=True, env=environment())
     try:
         yield f"nbd+unix:///?socket={socket}"

@@ -11,12 +11,13 @@ from obdengine.ops.convert import to_layer
 from obdengine.ops.layer_file import LayerOptions
 from obdengine.units import MIB
 from tests.bench import workshop
+from tests.bench.counting import write_words
 from tests.bench.lookup import NAMES
 from tests.bench.upper import ROWS
 from tests.bench.workshop import Workshop, make_disk, run_samples
 from tests.tools import requires
 
-LIBRARIES = ["lz4", "zstd"]
+LIBRARIES = ["lz4", "z", "zstd"]
 
 pytestmark = requires("cc", "taskset")
 
@@ -58,3 +59,12 @@ def test_writers_leave_the_same_disk(tmp_path):
     for found in figures.values():
         assert found.keys() == {"first", "over", "read", "pair"}
         assert len(found["pair"].samples) == 2
+
+
+def test_counter_reads(tmp_path):
+    program = Workshop(tmp_path).compiled("count", libraries=LIBRARIES)
+    assert subprocess.run([program]).returncode == 2
+    disk, layer = tmp_path / "disk.raw", tmp_path / "disk.obd"
+    write_words(disk, 4 * MIB)
+    to_layer(disk, layer, options=LayerOptions(codec="lz4"))
+    assert subprocess.run([program, layer, "10"]).returncode == 0

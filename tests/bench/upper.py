@@ -60,7 +60,7 @@ def bench(shop: Workshop) -> str:
 
 def from_c(shop: Workshop, folder: Path) -> Figures:
     """Measure in memory, and what a flush costs on a disk: "disk pair"."""
-    program = shop.compiled("write", libraries=["lz4", "zstd"])
+    program = shop.compiled("write", libraries=["lz4", "z", "zstd"])
     layer = make(shop, "plain")
     pairs = 200 if shop.quick else 1000
     text = {"memory": "", "disk": ""}

@@ -18,7 +18,15 @@ from pathlib import Path
 
 from obdengine.units import KIB, MIB
 from tests.bench.harness import Figure, Table, ratio, short
-from tests.bench.servers import Job, digest, fio_write, nbdkit, qemu_nbd
+from tests.bench.servers import (
+    Job,
+    digest,
+    fio_write,
+    native,
+    nbdkit,
+    past_python,
+    qemu_nbd,
+)
 from tests.bench.stacks import stack
 from tests.bench.workshop import Workshop, settle
 from tests.tools import environment, tool
@@ -59,9 +67,14 @@ def rivals(shop: Workshop) -> dict[str, Server]:
         BASE: partial(raw, shop.disk),
         EMPTY: partial(qcow2, shop.disk.stat().st_size, None),
         "qemu-nbd, qcow2 over qcow2": partial(qcow2, None, chain),
-        "ours, append over lz4": partial(ours, layer, "append", []),
-        "the same, garbage=0": partial(ours, layer, "append", ["garbage=0"]),
-        "ours, sparse over lz4": partial(ours, layer, "sparse", []),
+        "obd.py, append over lz4": partial(ours, nbdkit, layer, "append", []),
+        "with the filter": partial(ours, past_python, layer, "append", []),
+        "the same, garbage=0": partial(
+            ours, past_python, layer, "append", ["garbage=0"]
+        ),
+        "with the filter, sparse": partial(ours, past_python, layer, "sparse", []),
+        "native, append": partial(ours, native, layer, "append", []),
+        "native, sparse": partial(ours, native, layer, "sparse", []),
     }
 
 
@@ -87,10 +100,16 @@ def qcow2(size: int | None, backing: Path | None, folder: Path) -> Iterator[str]
 
 
 @contextmanager
-def ours(layer: Path, form: str, keys: list[str], folder: Path) -> Iterator[str]:
+def ours(
+    server: Callable[..., AbstractContextManager[str]],
+    layer: Path,
+    form: str,
+    keys: list[str],
+    folder: Path,
+) -> Iterator[str]:
     """Serve an upper of that form over a layer."""
     words = [f"config={layer}", f"upper={folder / 'upper'}", f"form={form}"]
-    with nbdkit(folder, *words, *keys) as uri:
+    with server(folder, *words, *keys) as uri:
         yield uri
 
 

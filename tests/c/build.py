@@ -54,7 +54,7 @@ def program(kind: str, sources: Sequence[Path]) -> Path:
     return target
 
 
-LIBRARIES = ["-llz4", "-lzstd", "-lpthread"]
+LIBRARIES = ["-llz4", "-lzstd", "-lz", "-lpthread"]
 
 
 def run(command: Sequence[str]) -> str:

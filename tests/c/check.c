@@ -5,6 +5,7 @@
 
 #include <sys/mman.h>
 
+#include "inflated.h"
 #include "scratch.h"
 
 static struct test *tests;
@@ -98,6 +99,7 @@ main(int argc, char **argv)
         ran++;
     }
     obd_scratch_drain();
+    obd_inflated_drain();
     printf("%d\n", ran);
     return ran > 0 ? EXIT_SUCCESS : EXIT_FAILURE;
 }

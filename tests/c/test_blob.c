@@ -121,24 +121,26 @@ TEST(blob_presence_is_in_whole_units)
     struct obd_blob *b = obd_blob_new_plain(0, 0, size);
 
     assert(b != NULL);
+    struct obd_presence *p = obd_blob_presence(b);
+
     assert(here(b, 0, size));
-    SAME(obd_blob_track(b, size, 12), OBD_OK);
-    SAME(obd_blob_track(b, size, 12), OBD_BAD_ARGUMENT);
+    SAME(obd_presence_begin(p, size, 12), OBD_OK);
+    SAME(obd_presence_begin(p, size, 12), OBD_BAD_ARGUMENT);
     assert(!here(b, 0, 1));
-    obd_blob_mark(b, 1, 4095);
-    obd_blob_mark(b, 4096, 4095);
+    obd_presence_mark(p, 1, 4095);
+    obd_presence_mark(p, 4096, 4095);
     assert(!here(b, 1, 1) && !here(b, 4096, 1));
-    obd_blob_mark(b, 4095, 4097);
+    obd_presence_mark(p, 4095, 4097);
     assert(!here(b, 4095, 1) && here(b, 4096, 4096) && !here(b, 8192, 1));
     assert(!here(b, 4095, 2) && !here(b, 8191, 2));
     /* The last unit is short: it is whole when the file's end is covered. */
-    obd_blob_mark(b, 10 * 4096, 6);
+    obd_presence_mark(p, 10 * 4096, 6);
     assert(!here(b, 10 * 4096, 1));
-    obd_blob_mark(b, 10 * 4096, 7);
+    obd_presence_mark(p, 10 * 4096, 7);
     assert(here(b, 10 * 4096, 7));
-    obd_blob_mark(b, 0, UINT64_MAX);
+    obd_presence_mark(p, 0, UINT64_MAX);
     assert(here(b, 0, size));
-    obd_blob_mark(b, 5, UINT64_MAX);
+    obd_presence_mark(p, 5, UINT64_MAX);
     obd_blob_free(b);
 }
 

@@ -145,7 +145,8 @@ read_with_fetches(struct stack *s, uint64_t offset, uint8_t *buf, size_t size)
         uint64_t start = f.at & ~UINT64_C(4095);
         uint64_t end = (f.at + f.want + 4095) & ~UINT64_C(4095);
 
-        obd_blob_mark(s->blobs[f.layer], start, end - start);
+        obd_presence_mark(obd_blob_presence(s->blobs[f.layer]), start,
+                          end - start);
         assert(obd_blob_present(s->blobs[f.layer], f.at, f.want));
         fetches++;
     }
@@ -168,8 +169,8 @@ fetch_ranges(struct stack *s, uint64_t offset, uint64_t size)
             uint64_t start = ranges[i].offset & ~UINT64_C(4095);
             uint64_t end = ranges[i].offset + ranges[i].size + 4095;
 
-            obd_blob_mark(s->blobs[ranges[i].layer], start,
-                          (end & ~UINT64_C(4095)) - start);
+            obd_presence_mark(obd_blob_presence(s->blobs[ranges[i].layer]),
+                              start, (end & ~UINT64_C(4095)) - start);
         }
         all += n;
     } while (n > 0);
@@ -180,7 +181,8 @@ static void
 nothing_here(struct stack *s)
 {
     for (size_t i = 0; i < s->nlayers; i++)
-        SAME(obd_blob_track(s->blobs[i], s->file_size[i], 12), OBD_OK);
+        SAME(obd_presence_begin(obd_blob_presence(s->blobs[i]),
+                                s->file_size[i], 12), OBD_OK);
 }
 
 TEST(device_says_what_is_absent)
@@ -384,12 +386,12 @@ hold_scratches(void *arg)
         for (size_t k = 0; k < 4; k++) {
             s[k] = obd_scratch_take();
             assert(s[k] != NULL);
-            s[k]->held_blob = me;
-            s[k]->held_block = k;
+            memcpy(s[k]->block, &me, sizeof me);
+            s[k]->block[sizeof me] = (uint8_t)k;
         }
         for (size_t k = 0; k < 4; k++) {
-            SAME(s[k]->held_blob, me);
-            SAME(s[k]->held_block, k);
+            SAME(memcmp(s[k]->block, &me, sizeof me), 0);
+            SAME(s[k]->block[sizeof me], k);
             obd_scratch_give(s[k]);
         }
     }

@@ -207,8 +207,8 @@ TEST(device_upper_says_what_a_write_needs)
     disk_make(&d, &r, false);
     chance_fill(&r, buf, sizeof buf);
     for (size_t i = 0; i < d.stack.nlayers; i++)
-        SAME(obd_blob_track(d.stack.blobs[i], d.stack.file_size[i], 12),
-             OBD_OK);
+        SAME(obd_presence_begin(obd_blob_presence(d.stack.blobs[i]),
+                                d.stack.file_size[i], 12), OBD_OK);
     for (int i = 0; i < 200; i++) {
         uint64_t offset = chance_below(&r, d.size - 100);
         int status;
@@ -217,8 +217,8 @@ TEST(device_upper_says_what_a_write_needs)
                == OBD_ABSENT) {
             uint64_t from = f.at & ~UINT64_C(4095);
 
-            obd_blob_mark(d.stack.blobs[f.layer], from,
-                          ((f.at + f.want + 4095) & ~UINT64_C(4095)) - from);
+            obd_presence_mark(obd_blob_presence(d.stack.blobs[f.layer]), from,
+                              ((f.at + f.want + 4095) & ~UINT64_C(4095)) - from);
             absent++;
         }
         SAME(status, OBD_OK);
@@ -226,7 +226,8 @@ TEST(device_upper_says_what_a_write_needs)
     }
     assert(absent > 0);
     for (size_t i = 0; i < d.stack.nlayers; i++)
-        obd_blob_mark(d.stack.blobs[i], 0, d.stack.file_size[i]);
+        obd_presence_mark(obd_blob_presence(d.stack.blobs[i]), 0,
+                          d.stack.file_size[i]);
     same(&d, &r);
     disk_free(&d);
 }

@@ -34,7 +34,7 @@ def test_file_before_dir(tmp_path: Path, write: Any) -> None:
     named = make(tmp_path / "a.obd")
     make(tmp_path / "d" / "overlaybd.commit")
     config = write({"lowers": [{"file": str(named), "dir": "d"}]})
-    assert resolve([config]).layers == [named]
+    assert resolve([config]).files == [named]
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_dir_in_order_of_preference(
     for name in names:
         make(tmp_path / "d" / name)
     config = write({"lowers": [{"dir": str(tmp_path / "d"), "digest": "sha256:1"}]})
-    assert resolve([config]).layers == [tmp_path / "d" / names[0]]
+    assert resolve([config]).files == [tmp_path / "d" / names[0]]
 
 
 def test_relative_paths_count_from_the_configuration(
@@ -60,26 +60,26 @@ def test_relative_paths_count_from_the_configuration(
     make(tmp_path / "layers" / "a.obd")
     write({"lowers": [{"file": "layers/a.obd"}]})
     monkeypatch.chdir("/")
-    assert resolve([tmp_path / "config.v1.json"]).layers == [
+    assert resolve([tmp_path / "config.v1.json"]).files == [
         tmp_path / "layers" / "a.obd"
     ]
 
 
 def test_layer_files_stay_as_they_are(tmp_path: Path) -> None:
     paths = [make(tmp_path / name) for name in ("b", "a")]
-    assert resolve(paths).layers == paths
+    assert resolve(paths).files == paths
 
 
 def test_a_configuration_by_another_name(tmp_path: Path, write: Any) -> None:
     layer = make(tmp_path / "a")
     config = write({"lowers": [{"file": str(layer)}]}, "image")
-    assert resolve([config]).layers == [layer]
+    assert resolve([config]).files == [layer]
 
 
 def test_a_disk_that_starts_with_a_brace(tmp_path: Path) -> None:
     disk = tmp_path / "disk.raw"
     disk.write_bytes(b'{\xbf\x00"')
-    assert resolve([disk]).layers == [disk]
+    assert resolve([disk]).files == [disk]
 
 
 def test_unknown_keys_are_left_alone(tmp_path: Path, write: Any) -> None:
@@ -87,7 +87,7 @@ def test_unknown_keys_are_left_alone(tmp_path: Path, write: Any) -> None:
     lowers = [{"file": str(layer), "new": 1, "size": None}]
     config = write({"lowers": lowers, "other": {"x": []}, "upper": None})
     assert ImageConfig.load(config).lowers[0].file == str(layer)
-    assert resolve([config]).layers == [layer]
+    assert resolve([config]).files == [layer]
 
 
 def test_upper(tmp_path: Path, write: Any) -> None:
@@ -96,6 +96,33 @@ def test_upper(tmp_path: Path, write: Any) -> None:
     assert found.layers == []
     assert found.upper == UpperFiles(tmp_path / "u.data", Path("/i"))
     assert found.room == Room(max_size=4096)
+
+
+def test_layer_of_a_registry(tmp_path: Path, write: Any) -> None:
+    lowers = [{"digest": "sha256:1", "size": 7}, {"digest": "sha256:2", "dir": "d"}]
+    for url in ("http://host/v2/x/blobs", "http://host/v2/x/blobs/", None):
+        found = resolve([write({"lowers": lowers, "repoBlobUrl": url})])
+        one, other = found.layers
+        wanted = "http://host/v2/x/blobs/sha256:" if url else ""
+        assert (one.path, one.digest, one.size) == (None, "sha256:1", 7)
+        assert one.url == (f"{wanted}1" if url else "")
+        assert other.url == (f"{wanted}2" if url else "")
+        assert found.files == []
+        assert one.where == f"{tmp_path / 'config.v1.json'}: lowers[0]"
+
+
+def test_turbo_layer(tmp_path: Path, write: Any) -> None:
+    files = [make(tmp_path / name) for name in ("m", "t", "g")]
+    row = {"file": "m", "targetFile": "t", "gzipIndex": "g", "targetDigest": "sha256:3"}
+    found = resolve([write({"lowers": [row], "repoBlobUrl": "http://h/b"})])
+    assert found.files == files
+    (layer,) = found.layers
+    assert layer.is_turbo
+    assert (layer.target_digest, layer.target_url) == (
+        "sha256:3",
+        "http://h/b/sha256:3",
+    )
+    assert not resolve([tmp_path / "m"]).layers[0].is_turbo
 
 
 REFUSED = {
@@ -113,11 +140,17 @@ REFUSED = {
     "nothing": ({"lowers": [{}]}, "lowers[0]: neither file, dir nor digest"),
     "missing file": ({"lowers": [{"file": "no"}]}, "lowers[0].file: "),
     "empty dir": ({"lowers": [{"dir": "."}]}, "lowers[0].dir: "),
-    "remote": ({"lowers": [{"digest": "sha256:1"}]}, "not on this machine"),
     "upper without data": ({"upper": {"index": "i"}}, "upper.data: not given"),
     "upper of a number": ({"upper": {"data": 1}}, "upper.data: must be a text"),
     "no room": ({"obdengine": {"maxSize": -1}}, "obdengine.maxSize: "),
-    "turbo": ({"lowers": [{"file": "f", "targetFile": "t"}]}, "TurboOCI"),
+    "index of nothing": (
+        {"lowers": [{"digest": "sha256:1", "gzipIndex": "i"}]},
+        "lowers[0].gzipIndex: without targetFile",
+    ),
+    "no target": (
+        {"lowers": [{"digest": "sha256:1", "targetFile": "t"}]},
+        "lowers[0].targetFile: ",
+    ),
     "itself": ({"lowers": [{"file": "config.v1.json"}]}, "names itself"),
     "thousand": ({"lowers": [{"file": "f"}] * 1000}, "1000 layers"),
     "NUL": ({"lowers": [{"file": "a\0b"}]}, "lowers[0].file"),

@@ -8,25 +8,30 @@
  *   2  table     block lengths and the blocks: a layer's stream, read
  *   3  disk      a table, blocks and an index: the layer as a disk, read
  *   4  log       the index file of a writable layer: replay, write, replay
+ *   5  requests  what an NBD client sends after negotiation
  *
  * seeds.py makes such inputs from the golden images.
  */
 
 #undef NDEBUG
 #include <assert.h>
+#include <pthread.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "blob.h"
 #include "bytes.h"
 #include "device.h"
+#include "export.h"
 #include "merge.h"
 #include "record.h"
 #include "segmap.h"
 #include "upper.h"
+#include "wire.h"
 #include "zblock.h"
 
 #define MAX_INPUT (256 << 10)
@@ -458,6 +463,126 @@ fuzz_log(struct input *in)
     close(fds[1]);
 }
 
+/* ---- Requests ---- */
+
+#define SERVED_SECTORS 512
+
+/* A client: says all it has to say, and takes all replies at the same time. */
+struct client {
+    uint8_t *says;
+    size_t n;
+    int fd;
+};
+
+static void *
+say(void *arg)
+{
+    struct client *c = arg;
+
+    for (size_t done = 0; done < c->n;) {
+        ssize_t r = send(c->fd, c->says + done, c->n - done, MSG_NOSIGNAL);
+
+        if (r <= 0)
+            break;
+        done += (size_t)r;
+    }
+    (void)shutdown(c->fd, SHUT_WR);
+    return NULL;
+}
+
+static void *
+listen_to(void *arg)
+{
+    static uint8_t buf[65536];
+
+    while (recv(((struct client *)arg)->fd, buf, sizeof buf, 0) > 0)
+        ;
+    return NULL;
+}
+
+/* Requests with all words as the input has them, but mostly the magic. */
+static void
+invent(struct input *in, struct client *c)
+{
+    size_t cap = 16 * (in->n + NBD_REQUEST_SIZE) + (1 << 18);
+
+    c->says = calloc(1, cap);
+    while (in->n > 0 && cap - c->n > NBD_REQUEST_SIZE + (1 << 17)) {
+        uint8_t *p = c->says + c->n, odd = (uint8_t)number(in, 1);
+        uint64_t size = number(in, 2) << (odd & 4);
+
+        obd_put32(p, odd == 0xff ? 0 : NBD_REQUEST_MAGIC);
+        obd_put16(p + 4, (uint16_t)(odd & 8 ? number(in, 2) : 0));
+        obd_put16(p + 6, (uint16_t)(number(in, 1) % 10));
+        obd_put64(p + 8, c->n);
+        obd_put64(p + 16, number(in, odd & 1 ? 8 : 2) << (odd & 2));
+        obd_put32(p + 24, (uint32_t)size);
+        c->n += NBD_REQUEST_SIZE;
+        if (obd_get16(p + 6) == NBD_CMD_WRITE && size <= 1 << 17)
+            c->n += size;
+    }
+}
+
+static void
+serve(struct obd_device *d, int fd, unsigned kind)
+{
+    struct obd_port *port = obd_port_new();
+    struct obd_call call = { 0 };
+    struct obd_export *x;
+    enum obd_export_event e;
+
+    obd_port_use(port, d, kind & 1);
+    x = obd_export_new(&(struct obd_export_setup){
+        .port = port, .size = SERVED_SECTORS * 512, .fd = fd,
+        .writable = kind & 1, .structured = kind & 2,
+        .has_allocation = kind & 2, .has_layer = kind & 4 });
+    while ((e = obd_export_serve(x, &call, 1)) != OBD_EXPORT_OVER)
+        if (e == OBD_EXPORT_CALL)
+            obd_export_answer(x, &call, NBD_EIO, NULL, "no");
+    obd_call_clear(&call);
+    obd_export_free(x);
+    obd_port_end(port);
+}
+
+static void
+fuzz_requests(struct input *in)
+{
+    unsigned kind = (unsigned)number(in, 1);
+    struct painted p = { .disk_end = SERVED_SECTORS, .data_sectors = 8 };
+    int fds[2] = { memfd_create("data", MFD_CLOEXEC),
+                   memfd_create("index", MFD_CLOEXEC) }, ends[2];
+    struct obd_segment none = { 0, 0 };
+    struct obd_blob *nothing[1] = { NULL };
+    struct obd_segmap *map = obd_segmap_new(&none, 0);
+    struct obd_fault f;
+    pthread_t threads[2];
+
+    assert(ftruncate(fds[0], 4096) == 0 && ftruncate(fds[1], 4096) == 0);
+    struct obd_upper *u = replayed(&p, fds, 0);
+
+    assert(obd_upper_start(u, 8, &f) == OBD_OK);
+    struct obd_device *d = obd_device_new(nothing, 0, map, u,
+                                          SERVED_SECTORS * 512);
+    assert(socketpair(AF_UNIX, SOCK_STREAM, 0, ends) == 0);
+    struct client c = { .fd = ends[0] };
+
+    invent(in, &c);
+    pthread_create(&threads[0], NULL, say, &c);
+    pthread_create(&threads[1], NULL, listen_to, &c);
+    serve(d, ends[1], kind);
+    shutdown(ends[1], SHUT_RDWR);
+    pthread_join(threads[0], NULL);
+    pthread_join(threads[1], NULL);
+    for (int i = 0; i < 2; i++) {
+        close(ends[i]);
+        close(fds[i]);
+    }
+    free(c.says);
+    obd_device_free(d);
+    obd_segmap_free(map);
+    obd_upper_free(u);
+}
+
 extern int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 int
@@ -465,10 +590,11 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static void (*const targets[])(struct input *) = {
         fuzz_index, fuzz_block, fuzz_table, fuzz_disk, fuzz_log,
+        fuzz_requests,
     };
     struct input in = { data, size };
 
     if (size > 0 && size <= MAX_INPUT)
-        targets[number(&in, 1) % 5](&in);
+        targets[number(&in, 1) % 6](&in);
     return 0;
 }

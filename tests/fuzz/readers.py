@@ -20,9 +20,10 @@ from obdengine.device import Device
 from obdengine.errors import ObdError
 from obdengine.layer import open_layer
 from obdengine.source import MemorySource
+from tests.fuzz import turbo
 from tests.hostile.victims import NAME, judge
 
-LAYER, MENDED, CONFIG, TAR = range(4)
+LAYER, MENDED, CONFIG, TAR, INDEX, META, COMPRESSED = range(7)
 
 ZMAGIC = b"ZFile\0\1\0"
 BLOCK_SEED = 100007
@@ -31,7 +32,7 @@ MOST_BLOCKS = 200
 
 def one_input(data: bytes) -> None:
     """Try data; returns whatever it is, unless the engine does wrong."""
-    target = (layer, mended_layer, config, wrapper)[data[0] % 4 if data else 0]
+    target = TARGETS[data[0] % len(TARGETS) if data else 0]
     try:
         target(data[1:])
     except ObdError as error:
@@ -115,3 +116,9 @@ def wrapper(raw: bytes) -> None:
     """Look for a tar wrapper around raw."""
     found = tar.unwrap(MemorySource(raw, NAME))
     assert 0 <= found.offset <= found.offset + found.size <= len(raw)
+
+
+TARGETS = (
+    *(layer, mended_layer, config, wrapper),
+    *(turbo.index, turbo.meta, turbo.compressed),
+)

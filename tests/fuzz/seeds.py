@@ -15,14 +15,16 @@ from pathlib import Path
 from random import Random
 
 from obdengine.segment import Segment
-from tests.fuzz.readers import CONFIG, LAYER, MENDED, TAR
+from tests.fuzz import turbo
+from tests.fuzz.readers import COMPRESSED, CONFIG, LAYER, MENDED, META, TAR
+from tests.fuzz.readers import INDEX as TARGET_INDEX
 from tests.hostile.victims import VICTIMS
 from tests.tools import DATA
 from tests.twins import invent, record, stack, writer
 from tests.twins.writer import Run, ZFile
 
 # What core.c takes the rest of an input for.
-INDEX, BLOCK, TABLE, DISK, LOG = range(5)
+INDEX, BLOCK, TABLE, DISK, LOG, REQUESTS = range(6)
 
 MOST = 200_000  # bytes of one seed; libFuzzer is slow with large ones
 
@@ -36,7 +38,7 @@ CONFIGS = [
 def golden() -> Iterator[bytes]:
     """Yield every golden layer that is for reading."""
     for path in sorted(DATA.glob("golden/*/layer*")):
-        if path.suffixes[0] in (".data", ".index"):
+        if path.suffixes[0] in (".data", ".index", ".tar", ".ext4", ".gzip"):
             continue
         raw = path.read_bytes()
         yield lzma.decompress(raw) if path.suffix == ".xz" else raw
@@ -52,6 +54,11 @@ def for_readers() -> Iterator[bytes]:
         yield bytes([CONFIG]) + text
     for kind in ("pax", "plain"):
         yield bytes([TAR]) + writer.tar(b"LSMT" * 100, kind)
+    for number, raw in enumerate(turbo.RAWS):
+        yield bytes([TARGET_INDEX, number]) + turbo.index_of(number)
+        yield bytes([COMPRESSED]) + raw
+    for path in sorted(DATA.glob("golden/turbo-c/*.fs.meta")):
+        yield bytes([META]) + path.read_bytes()
 
 
 def for_core() -> Iterator[bytes]:
@@ -69,6 +76,21 @@ def for_core() -> Iterator[bytes]:
         runs = invent.runs(chance, 300, 20)
         yield disk(runs, 300 * 512, seed)
     yield from logs()
+    yield from requests()
+
+
+def requests() -> Iterator[bytes]:
+    """Yield what clients of each kind ask for, all commands among it."""
+    for kind in range(8):
+        chance = Random(kind)
+        asked = [
+            bytes([chance.randrange(8)])
+            + chance.randbytes(2)
+            + bytes([chance.choice([0, 0, 1, 1, 3, 4, 5, 6, 7, 9])])
+            + chance.randbytes(8)
+            for _ in range(40)
+        ]
+        yield bytes([REQUESTS, kind]) + b"".join(asked)
 
 
 def index(segments: list[Segment], virtual_size: int, stream_size: int) -> bytes:

@@ -11,16 +11,27 @@ import pytest
 
 from tests import running, stacks, tools
 
-# What serves, for the tests of some modules; the others only try the first.
-WAYS = ["filter", "python"]
-EVERY_WAY = {"test_read", "test_write", "test_failures", "test_exports", "test_control"}
+# What serves, by module: nbdkit past Python, nbdkit, or the export of our own.
+WAYS = {
+    "test_read": ["filter", "python", "native"],
+    "test_write": ["filter", "python", "native"],
+    "test_control": ["filter", "python", "native"],
+    "test_exports": ["filter", "python"],
+    "test_failures": ["filter", "python"],
+    "test_stamps": ["filter", "native"],
+    "test_full_disk": ["filter", "native"],
+    "test_copy": ["filter", "native"],
+    "test_fio": ["filter", "native"],
+}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run the tests of what is served over each way to serve it."""
     if "served" in metafunc.fixturenames:
         name = metafunc.module.__name__.rpartition(".")[2]
-        ways = WAYS if name in EVERY_WAY else WAYS[:1]
+        ways = WAYS.get(name, ["filter"])
+        if "folder" in metafunc.function.__name__:
+            ways = [way for way in ways if way != "native"]
         metafunc.parametrize("served", ways, indirect=True)
 
 
@@ -40,10 +51,7 @@ def damaged(image: stacks.Image, tmp_path: Path) -> Path:
 def served(
     request: pytest.FixtureRequest, tmp_path: Path
 ) -> Callable[..., running.Export]:
-    """Return what serves an image, as in tests/conftest.py, but by way of the filter.
-
-    That is how `obd serve` does it. Or without it: see WAYS.
-    """
+    """Return what serves an image, as in tests/conftest.py, in the ways of WAYS."""
     tools.require("nbdkit", "nbdkit-python")
     way = request.param
 
@@ -51,7 +59,8 @@ def served(
         if way == "filter":
             options = [*more.pop("options", ()), f"--filter={tools.nbdkit_filter()}"]
             more = {**more, "options": options}
-        export = running.start_nbdkit(tmp_path, *keys, **more)
+        begin = running.start_native if way == "native" else running.start_nbdkit
+        export = begin(tmp_path, *keys, **more)
         request.addfinalizer(export.stop)
         return export
 

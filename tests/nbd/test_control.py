@@ -209,7 +209,7 @@ def test_many_crashes_among_orders(served: Served, tmp_path: Path, form: str) ->
 @pytest.mark.parametrize(
     ("request_line", "status", "said"),
     [
-        ("GET /", 404, "POST /snapshot, POST /compact, GET /stats"),
+        ("GET /", 404, "POST /snapshot, POST /compact, POST /trace/start"),
         ("GET /snapshot", 405, "with POST"),
         ("POST /stats", 405, "with GET"),
         ("DELETE /stats", 405, "DELETE"),

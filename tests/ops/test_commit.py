@@ -270,8 +270,9 @@ def test_seal(tmp_path: Path, form: str, seed: int) -> None:
     image.write(chance, 60)
     sealed = seal(image.config)
     image.check()
-    assert resolve([image.config]).layers == [*image.lowers, sealed.path]
-    raws = [path.read_bytes() for path in resolve([image.config]).layers]
+    files = resolve([image.config]).files
+    assert files == [*image.lowers, sealed.path]
+    raws = [path.read_bytes() for path in files]
     assert stack.flat(raws) == image.disk
     names = sorted(path.name for path in image.config.parent.iterdir())
     assert names == ["config.v1.json", "upper-1.data"]

@@ -104,7 +104,7 @@ def test_below_an_upper(tmp_path: Path) -> None:
     image = writing.make(chance, tmp_path, "append", SECTORS, 3)
     image.write(chance, 40)
     merge(image.config, tmp_path / "x", first=1, config=image.config)
-    assert resolve([image.config]).layers == [image.lowers[0], tmp_path / "x"]
+    assert resolve([image.config]).files == [image.lowers[0], tmp_path / "x"]
     image.check()
     image.write(chance, 40)
     image.check()

@@ -50,7 +50,7 @@ def test_one_after_the_other(tmp_path: Path, form: str, seed: int) -> None:
             device.check()
         writing.write(chance, device, image.disk, 30)
     image.check()
-    found = resolve([image.config]).layers
+    found = resolve([image.config]).files
     for number, disk in enumerate(disks):
         files = found[: len(image.lowers) + number]
         if files:
@@ -137,11 +137,12 @@ def wanted(image: Writable, folder: Path, upper: str = "new") -> Path:
     folder.mkdir(exist_ok=True)
     found = ImageConfig.load(image.config)
     assert found.upper
-    rows = [{"file": str(file.resolve())} for file in found.layer_files()]
+    files = resolve([image.config]).files
+    rows = [{"file": str(file.resolve())} for file in files]
     rows.append({"file": str(found.upper.data.resolve())})
-    files = {"data": f"{upper}.data", "index": f"{upper}.index"}
+    new = {"data": f"{upper}.data", "index": f"{upper}.index"}
     config = folder / "next.json"
-    config.write_text(json.dumps({"lowers": rows, "upper": files}))
+    config.write_text(json.dumps({"lowers": rows, "upper": new}))
     return config
 
 

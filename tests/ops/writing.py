@@ -13,7 +13,7 @@ from random import Random
 from typing import NamedTuple
 
 import obdengine
-from obdengine.config import Image
+from obdengine.config import Image, LayerFile
 from obdengine.device import Device
 from obdengine.ops.folder import make_or_reopen
 from obdengine.units import SECTOR
@@ -71,7 +71,12 @@ def make(
     raws = [path.read_bytes() for path in below]
     disk = bytearray(stack.flat(raws) if raws else size)
     new = None if below else size
-    config = make_or_reopen(folder / "own", Image(below), virtual_size=new, form=form)
+    config = make_or_reopen(
+        folder / "own",
+        Image([LayerFile(path) for path in below]),
+        virtual_size=new,
+        form=form,
+    )
     return Writable(config, below, disk)
 
 

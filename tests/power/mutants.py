@@ -26,7 +26,7 @@ from tests.tools import ROOT
 WORK = ROOT / "build" / "power"
 PACKAGE = ROOT / "obdengine"
 _COMPILE = ["gcc", "-O1", "-fPIC", "-std=c11", "-D_GNU_SOURCE"]
-_LIBRARIES = ["-llz4", "-lzstd", "-lpthread"]
+_LIBRARIES = ["-llz4", "-lzstd", "-lz", "-lpthread"]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,263 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+local_store - an image of layer files as a store, so that it can be pushed.
+
+A registry and the runtimes that pull from it take a layer for a tarball. One
+that has no tar wrapper gets it on the way; its digest is that of the result. Where a
+pulled image's own documents lie beside the configuration, and fit its layers,
+they are used as they are: what was pulled can be pushed unchanged.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from obdengine import oci
+from obdengine.blob import tar
+from obdengine.config import Image, LayerFile
+from obdengine.device import Device
+from obdengine.errors import (
+    ConfigError,
+    ObdError,
+    OutOfRange,
+    ReadOnly,
+    SourceMissing,
+    UsageError,
+)
+from obdengine.oci import words
+from obdengine.oci.digest import DigestReader, digest_of
+from obdengine.oci.manifest import (
+    Configuration,
+    Descriptor,
+    Manifest,
+    canonical,
+    describe,
+)
+from obdengine.oci.store import OpenStream, Progress
+from obdengine.ops.layers import open_layers
+from obdengine.source import FileSource, MemorySource, Source
+from obdengine.source.joined import JoinedSource
+from obdengine.source.stream import SourceStream
+from obdengine.units import MIB
+
+__all__ = ["IMAGE_NAME", "MANIFEST_NAME", "LocalStore"]
+
+# Beside a configuration: the documents of the image that it was pulled from.
+IMAGE_NAME, MANIFEST_NAME = "image.json", "manifest.json"
+
+_EXT4_MAGIC_AT, _EXT4_MAGIC = 1024 + 56, b"\x53\xef"
+
+
+class LocalStore:
+    """One image of layer files; it is only read (see Store).
+
+    Attributes:
+        home: the host and the repository that may have the layers, or "".
+    """
+
+    def __init__(
+        self, image: Image, name: str, client: oci.Client, folder: Path | None = None
+    ) -> None:
+        """Look at the layers of image, and at the documents in folder.
+
+        client: for layers that only a registry has; it stays the caller's.
+        Raises UsageError for a writable image, Unsupported for a TurboOCI
+        layer, and what reading raises.
+        """
+        if image.upper:
+            raise UsageError(
+                f"{name}: the image has a writable layer",
+                hint="make it an ordinary one first: obd commit, or obd seal",
+            )
+        self.name = name
+        url = image.repo_blob_url
+        self.home = urlsplit(url).netloc, oci.repository_of(f"{url.rstrip('/')}/")
+        self._layers = [_Layer(file, client) for file in image.layers]
+        kept = _kept(folder, self._layers) if folder else None
+        self._manifest, self._config = kept or _made(image, self._layers, folder)
+
+    def manifest(self, which: str | None) -> tuple[Descriptor, bytes]:
+        """Return the manifest of the image, whatever it is called."""
+        found = describe(self._manifest, words.OCI_MANIFEST)
+        if which not in (None, found.digest):
+            raise SourceMissing(f"{self.name}: no manifest {which}")
+        return found, self._manifest
+
+    @contextmanager
+    def blob(self, descriptor: Descriptor) -> Iterator[DigestReader]:
+        """Return a reader of a layer, or of the configuration (see Store)."""
+        with SourceStream(self.source(descriptor)) as stream:
+            name = f"{self.name}: {descriptor.digest}"
+            yield DigestReader(stream, name, descriptor.digest, descriptor.size)
+
+    def source(self, descriptor: Descriptor) -> Source:
+        """Return a layer or the configuration (see Store)."""
+        if descriptor.digest == digest_of(self._config):
+            return MemorySource(self._config, self.name)
+        for layer in self._layers:
+            if layer.digest == descriptor.digest:
+                return layer.open()
+        raise SourceMissing(f"{self.name}: no blob {descriptor.digest}")
+
+    def has_blob(self, descriptor: Descriptor) -> bool:
+        """Tell whether it is a layer, or the configuration."""
+        known = {layer.digest for layer in self._layers} | {digest_of(self._config)}
+        return descriptor.digest in known
+
+    def put_blob(
+        self,
+        descriptor: Descriptor,
+        open_stream: OpenStream,
+        progress: Progress | None = None,
+    ) -> None:
+        """Raise ReadOnly."""
+        del descriptor, open_stream, progress
+        raise self._read_only()
+
+    def mount_blob(self, descriptor: Descriptor, from_repository: str) -> bool:
+        """Return False: there are no other repositories."""
+        del descriptor, from_repository
+        return False
+
+    def put_manifest(self, raw: bytes, media_type: str, tag: str | None) -> Descriptor:
+        """Raise ReadOnly."""
+        del raw, media_type, tag
+        raise self._read_only()
+
+    def tags(self) -> list[str]:
+        """Return nothing: the image has no name here."""
+        return []
+
+    def close(self) -> None:
+        """Do nothing: no file is kept open."""
+
+    def _read_only(self) -> ReadOnly:
+        return ReadOnly(f"{self.name}: files of a local image are not put there so")
+
+
+class _Layer:
+    """One layer, wrapped in tar.
+
+    Attributes:
+        digest, size: of what is sent.
+    """
+
+    def __init__(self, file: LayerFile, client: oci.Client) -> None:
+        """Hash the layer unless what it is is known."""
+        if file.is_turbo:
+            raise UsageError(
+                f"{file.where or file.name}: a TurboOCI layer is not pushed from files",
+                hint="push the image that `obd convert` made: oci:DIR:TAG",
+            )
+        self._file, self._client = file, client
+        source = self.open()
+        try:
+            self.size = source.size
+            same = source.size == file.size and not isinstance(source, JoinedSource)
+            self.digest = file.digest if same and file.digest else _hashed(source)
+        finally:
+            source.close()
+
+    def open(self) -> Source:
+        """Return the layer as it is sent."""
+        file = self._file
+        if file.path is None:
+            if not file.url:
+                raise ConfigError(f"{file.where}: {file.digest} is not on this machine")
+            return self._client.source(file.url, size=file.size or None)
+        source = FileSource(file.path)
+        try:
+            if tar.unwrap(source).kind:
+                return source
+        except BaseException:
+            source.close()
+            raise
+        ends = [tar.head(source.size), tar.tail(source.size)]
+        head, tail = (MemorySource(part, source.name) for part in ends)
+        return JoinedSource([head, source, tail], source.name)
+
+
+def _hashed(source: Source) -> str:
+    hasher = hashlib.sha256()
+    for offset in range(0, source.size, MIB):
+        hasher.update(source.pread(offset, min(MIB, source.size - offset)))
+    return f"sha256:{hasher.hexdigest()}"
+
+
+def _kept(folder: Path, layers: Sequence[_Layer]) -> tuple[bytes, bytes] | None:
+    """Return a manifest and a configuration in folder that fit the layers."""
+    try:
+        raw, config = ((folder / n).read_bytes() for n in (MANIFEST_NAME, IMAGE_NAME))
+        manifest = Manifest.parse(raw, str(folder / MANIFEST_NAME), words.OCI_MANIFEST)
+    except (OSError, ObdError):
+        return None
+    wanted = [layer.digest for layer in layers]
+    fits = [layer.digest for layer in manifest.layers] == wanted
+    return (
+        (raw, config) if fits and digest_of(config) == manifest.config.digest else None
+    )
+
+
+def _made(
+    image: Image, layers: Sequence[_Layer], folder: Path | None
+) -> tuple[bytes, bytes]:
+    """Return a new manifest and configuration for layers."""
+    annotations = {words.VERSION: words.VERSION_NATIVE}
+    kind = _file_system(image)
+    if kind:
+        annotations[words.BLOB_FS_TYPE] = kind
+    described = [
+        Descriptor(
+            words.OCI_LAYER,
+            layer.digest,
+            layer.size,
+            annotations=annotations
+            | {words.BLOB_DIGEST: layer.digest, words.BLOB_SIZE: str(layer.size)},
+        )
+        for layer in layers
+    ]
+    config = _configuration(folder, [layer.digest for layer in layers])
+    manifest = Manifest(
+        words.OCI_MANIFEST, describe(config, words.OCI_CONFIG), described
+    )
+    return manifest.raw(), config
+
+
+def _configuration(folder: Path | None, digests: Sequence[str]) -> bytes:
+    """Return how to run the image: what is in folder, if it has as many layers."""
+    if folder:
+        try:
+            path = folder / IMAGE_NAME
+            found = Configuration.parse(path.read_bytes(), str(path))
+            if len(found.diff_ids) == len(digests):
+                return found.with_layers(digests)
+        except (OSError, ObdError):
+            pass
+    platform = oci.host_platform()
+    return canonical(
+        {
+            "architecture": platform.architecture,
+            "os": platform.os,
+            "config": {},
+            "rootfs": {"type": "layers", "diff_ids": list(digests)},
+        }
+    )
+
+
+def _file_system(image: Image) -> str:
+    """Return what the disk holds, if it is something that runtimes mount."""
+    with ExitStack() as opened:
+        device = Device(open_layers(image.layers, opened), "image")
+        opened.pop_all()
+    with device:
+        try:
+            start = device.pread(0, _EXT4_MAGIC_AT + len(_EXT4_MAGIC))
+        except OutOfRange:
+            return ""
+    if start.endswith(_EXT4_MAGIC):
+        return "ext4"
+    return "xfs" if start.startswith(b"XFSB") else ""

@@ -1,0 +1,287 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+turbo_targets - where TurboOCI layers go: a folder with a configuration, or a store.
+
+    folder   DIR/layer-N.ext4.fs.meta, DIR/layer-N.gzip.meta, the originals
+             unless they are in a layout, and last DIR/config.v1.json
+    store    a blob with both for each layer, the originals, the manifest
+"""
+
+from __future__ import annotations
+
+import io
+import shutil
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from obdengine.config import LayerFile
+from obdengine.errors import SourceError, UsageError
+from obdengine.oci import words
+from obdengine.oci.digest import digest_of
+from obdengine.oci.image import ImageManifest
+from obdengine.oci.layout import LayoutStore
+from obdengine.oci.manifest import Descriptor, Manifest, describe
+from obdengine.oci.store import Store
+from obdengine.ops.folder import CONFIG_NAME, change_config, row_of
+from obdengine.ops.turbo_package import META_NAME, Packaged, package
+from obdengine.source import FileSource
+from obdengine.source.output import Output
+from obdengine.source.stream import SourceStream
+
+__all__ = ["Piece", "TurboFolder", "TurboStore", "TurboTarget"]
+
+_COPY = 1 << 20
+
+_ENDS = {
+    words.OCI_LAYER_GZIP: ".tar.gz",
+    words.DOCKER_LAYER_GZIP: ".tar.gz",
+    words.OCI_LAYER_ZSTD: ".tar.zst",
+    words.DOCKER_LAYER_ZSTD: ".tar.zst",
+}
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A layer of the new image.
+
+    Attributes:
+        digest: of its file, or of the blob that has it.
+        size: bytes of that.
+        index_size: bytes of the index over the original, 0 for none.
+        target_digest: of the original layer.
+        target_size: bytes of that.
+    """
+
+    digest: str
+    size: int
+    index_size: int
+    target_digest: str
+    target_size: int
+
+
+class TurboTarget(Protocol):
+    """Where layers go, the lowest first, and then the image.
+
+    Attributes:
+        name: for people.
+        folder: for temporary files, where there is room.
+        pieces: the layers so far.
+    """
+
+    name: str
+    folder: Path
+    pieces: list[Piece]
+
+    def original(self, number: int, store: Store, layer: Descriptor) -> Path:
+        """Return a file with an original layer, which stays where it is."""
+
+    def add(
+        self,
+        number: int,
+        layer: Descriptor,
+        original: Path,
+        meta: Path,
+        index: Path | None,
+    ) -> LayerFile:
+        """Take a layer; return how it is read while the next ones are made."""
+
+    def finish(self, image: ImageManifest) -> None:
+        """Make the image, which everybody finds from now on."""
+
+    def abandon(self) -> None:
+        """Remove what would be in the way of another attempt."""
+
+
+class TurboFolder:
+    """A folder that gets the layers and a configuration."""
+
+    def __init__(self, path: Path) -> None:
+        """Make the folder; raises UsageError when there is an image in it."""
+        if (path / CONFIG_NAME).exists():
+            raise UsageError(f"{path}: there is an image already")
+        self.name, self.folder = str(path), path
+        self.pieces: list[Piece] = []
+        self._is_new = not path.exists()
+        self._files: list[Path] = []
+        self._lowers: list[LayerFile] = []
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SourceError(
+                f"{path}: cannot be made: {error.strerror}", errno=error.errno
+            ) from error
+
+    def original(self, number: int, store: Store, layer: Descriptor) -> Path:
+        """Return the blob of a layout, or a copy in the folder."""
+        place = _place(store, layer)
+        if place:
+            return place
+        path = self._path(number, _ENDS.get(layer.media_type, ".tar"))
+        _copy(store, layer, path)
+        return path
+
+    def add(
+        self,
+        number: int,
+        layer: Descriptor,
+        original: Path,
+        meta: Path,
+        index: Path | None,
+    ) -> LayerFile:
+        """Take a layer."""
+        places = [self._path(number, f".{META_NAME}")]
+        shutil.move(meta, places[0])
+        if index:
+            places.append(self._path(number, ".gzip.meta"))
+            shutil.move(index, places[1])
+        size, digest = places[0].stat().st_size, _digest(places[0])
+        lower = LayerFile(
+            path=places[0],
+            digest=digest,
+            size=size,
+            target=original,
+            target_digest=layer.digest,
+            gzip_index=places[1] if index else None,
+            where=str(places[0]),
+        )
+        index_size = places[1].stat().st_size if index else 0
+        self.pieces.append(Piece(digest, size, index_size, layer.digest, layer.size))
+        self._lowers.append(lower)
+        return lower
+
+    def finish(self, image: ImageManifest) -> None:
+        """Write the configurations."""
+        path = self._path(0, "")
+        with Output(path) as out:
+            out.append(image.config_raw)
+            out.commit()
+        rows = [row_of(lower, self.folder) for lower in self._lowers]
+        change_config(self.folder / CONFIG_NAME, rows, None)
+        self._files, self._is_new = [], False
+
+    def abandon(self) -> None:
+        """Remove the files, and the folder if it was made."""
+        for file in self._files:
+            file.unlink(missing_ok=True)
+        if self._is_new:
+            with suppress(OSError):
+                self.folder.rmdir()
+
+    def _path(self, number: int, end: str) -> Path:
+        path = self.folder / (f"layer-{number}{end}" if number else "image.json")
+        if path.exists():
+            raise UsageError(f"{path}: is there already")
+        self._files.append(path)
+        return path
+
+
+class TurboStore:
+    """An image in a layout or a registry, with overlaybd's annotations.
+
+    The original layers go there too: they are what is read.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        tag: str | None,
+        folder: Path,
+        *,
+        subject: Descriptor | None = None,
+    ) -> None:
+        """Put the image into store as tag.
+
+        folder: for temporary files. subject: make it refer to that image.
+        """
+        self.name = f"{store.name}:{tag}" if tag else store.name
+        self.folder = folder
+        self.pieces: list[Piece] = []
+        self._store = store
+        self._tag = tag
+        self._subject = subject
+        self._layers: list[Descriptor] = []
+        self._diff_ids: list[str] = []
+
+    def original(self, number: int, store: Store, layer: Descriptor) -> Path:
+        """Put an original layer, and return a file with it."""
+        place = _place(store, layer)
+        path = place or self.folder / f"original-{number}"
+        if place is None:
+            _copy(store, layer, path)
+        self._store.put_blob(layer, lambda: SourceStream(FileSource(path)))
+        kept = _place(self._store, layer)
+        if kept and place is None:
+            path.unlink()
+        return kept or path
+
+    def add(
+        self,
+        number: int,
+        layer: Descriptor,
+        original: Path,
+        meta: Path,
+        index: Path | None,
+    ) -> LayerFile:
+        """Put a layer as a blob that registries take."""
+        blob = meta.with_suffix(".blob")
+        packed = package(blob, meta, index)
+        descriptor = _described(packed, layer)
+        self._store.put_blob(descriptor, lambda: SourceStream(FileSource(blob)))
+        blob.unlink()
+        index_size = index.stat().st_size if index else 0
+        self.pieces.append(
+            Piece(packed.digest, packed.size, index_size, layer.digest, layer.size)
+        )
+        self._layers.append(descriptor)
+        self._diff_ids.append(packed.diff_id)
+        return LayerFile(
+            path=meta, target=original, gzip_index=index, where=f"layer {number}"
+        )
+
+    def finish(self, image: ImageManifest) -> None:
+        """Put the configuration and the manifest."""
+        raw = image.config.with_layers(self._diff_ids)
+        config = describe(raw, words.OCI_CONFIG)
+        self._store.put_blob(config, lambda: io.BytesIO(raw))
+        manifest = Manifest(
+            words.OCI_MANIFEST,
+            config,
+            self._layers,
+            annotations=image.manifest.annotations,
+            subject=self._subject,
+            artifact_type=words.TURBO_ARTIFACT if self._subject else "",
+        )
+        self._store.put_manifest(manifest.raw(), words.OCI_MANIFEST, self._tag)
+
+    def abandon(self) -> None:
+        """Leave blobs where they are: nothing names them, others may use them."""
+
+
+def _place(store: Store, layer: Descriptor) -> Path | None:
+    """Return where a layer is, when that is a file of this machine."""
+    return store.path_of(layer) if isinstance(store, LayoutStore) else None
+
+
+def _described(packed: Packaged, layer: Descriptor) -> Descriptor:
+    annotations = {
+        words.VERSION: words.VERSION_TURBO,
+        words.BLOB_DIGEST: packed.digest,
+        words.BLOB_SIZE: str(packed.size),
+        words.BLOB_FS_TYPE: META_NAME.partition(".")[0],
+        words.TARGET_DIGEST: layer.digest,
+        words.TARGET_MEDIA_TYPE: layer.media_type,
+    }
+    return Descriptor(words.OCI_LAYER_GZIP, packed.digest, packed.size, annotations)
+
+
+def _copy(store: Store, layer: Descriptor, path: Path) -> None:
+    with store.blob(layer) as blob, Output(path) as out:
+        while data := blob.read(_COPY):
+            out.append(data)
+        out.commit()
+
+
+def _digest(path: Path) -> str:
+    return digest_of(path.read_bytes())

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+gate - who may use the network next: demand, then prefetch, then background.
+
+So many requests run at once. One that somebody waits for is let in before any
+other; a prefetch only while none of these waits, and never on the last places;
+the background only while nothing else runs. It knows no request by name.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+__all__ = ["BACKGROUND", "DEMAND", "PREFETCH", "Gate"]
+
+DEMAND, PREFETCH, BACKGROUND = range(3)
+
+# Seconds without demand until the background goes on: a guest that reads in
+# steps leaves such gaps while it thinks.
+_QUIET = 0.05
+
+
+class Gate:
+    """Lets requests through by their priority.
+
+    Attributes:
+        limit: how many run at once.
+        prefetches: how many of them may be prefetches.
+    """
+
+    def __init__(self, limit: int = 32, prefetches: int = 16) -> None:
+        """Leave some places that only demand may have."""
+        self.limit = limit
+        self.prefetches = min(prefetches, limit - 1)
+        self._changed = threading.Condition()
+        self._waiting = [0, 0, 0]
+        self._running = [0, 0, 0]
+        self._last_demand = 0.0
+
+    @contextmanager
+    def slot(self, priority: int) -> Iterator[None]:
+        """Wait for a place, and have it for the block."""
+        with self._changed:
+            self._waiting[priority] += 1
+            try:
+                while not self._may(priority):
+                    self._changed.wait(_QUIET if priority == BACKGROUND else None)
+            finally:
+                self._waiting[priority] -= 1
+            self._running[priority] += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._running[priority] -= 1
+                if priority == DEMAND:
+                    self._last_demand = time.monotonic()
+                self._changed.notify_all()
+
+    def _may(self, priority: int) -> bool:
+        running = self._running
+        if sum(running) >= self.limit:
+            return False
+        if priority == DEMAND:
+            return True
+        if priority == PREFETCH:
+            return running[PREFETCH] < self.prefetches and not self._waiting[DEMAND]
+        busy = running[DEMAND] + running[PREFETCH] + running[BACKGROUND]
+        quiet = time.monotonic() - self._last_demand >= _QUIET
+        return not busy and not any(self._waiting[:BACKGROUND]) and quiet

@@ -1,0 +1,375 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+nbd - the client's side of NBD, as much as a copy of a disk to or from qemu needs.
+
+    fixed newstyle: [STRUCTURED_REPLY, SET_META_CONTEXT] GO, then requests
+
+One connection, one thread. Reads are cut into pieces that are under way
+together; writes are answered later, by the time flush() returns. There is no
+TLS and no reconnecting: the server is ours, on a socket of ours.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from typing import NamedTuple
+
+from obdengine.errors import BadAnswer, SourceError, TimedOut
+from obdengine.source.contract import check_range
+from obdengine.units import KIB, MIB
+
+__all__ = ["ALLOCATION", "DEPTH", "HOLE", "ZERO", "NbdClient", "Status"]
+
+# Contexts of block status. Flags of the first: HOLE | ZERO; of the second: how
+# many files down a chain the data is, 0 when it is in none.
+ALLOCATION = "base:allocation"
+DEPTH = "qemu:allocation-depth"
+
+HOLE, ZERO = 1, 2
+
+_NBDMAGIC, _IHAVEOPT = b"NBDMAGIC", b"IHAVEOPT"
+_OPTION_REPLY = 0x3E889045565A9
+_REQUEST, _SIMPLE, _STRUCTURED = 0x25609513, 0x67446698, 0x668E33EF
+_FIXED_NEWSTYLE, _NO_ZEROES = 1, 2
+
+_OPT_GO, _OPT_STRUCTURED_REPLY, _OPT_SET_META_CONTEXT = 7, 8, 10
+_REP_ACK, _REP_INFO, _REP_META_CONTEXT, _REP_ERROR = 1, 3, 4, 1 << 31
+_INFO_EXPORT = 0
+
+_READ, _WRITE, _DISCONNECT, _FLUSH, _WRITE_ZEROES, _BLOCK_STATUS = 0, 1, 2, 3, 6, 7
+_FLAG_DONE = 1
+_NONE, _OFFSET_DATA, _OFFSET_HOLE, _STATUS_OF = 0, 1, 2, 5
+_CHUNK_ERROR, _CHUNK_ERROR_OFFSET = 0x8001, 0x8002
+
+_READ_ONLY = 2  # among the flags of an export
+
+_PIECE = 256 * KIB  # bytes that one read asks for
+_UNDER_WAY = 16  # requests without an answer at the most
+_LONGEST = (1 << 32) - 2 * MIB  # bytes that one question can be about: 32 bits
+_LARGEST_ANSWER = 32 * MIB  # of anything but data: 4 million extents
+
+
+class Status(NamedTuple):
+    """What a run of bytes is, by each context in the order asked for."""
+
+    offset: int
+    end: int
+    flags: tuple[int, ...]
+
+
+class _Reply(NamedTuple):
+    """One answer, or a part of one."""
+
+    handle: int
+    done: bool
+    kind: int
+    size: int
+    error: int = 0
+
+
+class NbdClient:
+    """A disk behind an NBD server.
+
+    Attributes:
+        name: of the disk, for errors.
+        size: bytes.
+        read_only: whether the server takes no writes.
+        contexts: those of the contexts asked for that the server has.
+    """
+
+    def __init__(
+        self,
+        connection: socket.socket,
+        name: str,
+        *,
+        contexts: Sequence[str] = (),
+        patience: float = 120.0,
+    ) -> None:
+        """Agree with the server; the connection is the client's to close.
+
+        patience: seconds without a byte until it is TimedOut. Raises
+        SourceError when the server goes away, BadAnswer when it is none.
+        """
+        self.name = name
+        self.size = 0
+        self.read_only = True
+        self.contexts: tuple[str, ...] = ()
+        self._ids: list[int] = []
+        self._socket = connection
+        self._pending: set[int] = set()
+        self._handle = 0
+        connection.settimeout(patience)
+        self._agree(contexts)
+
+    # -- What can be asked
+
+    def pread_into(self, offset: int, buf: memoryview) -> None:
+        """Fill buf with the bytes at offset.
+
+        Raises OutOfRange, and SourceError when the server cannot read them.
+        """
+        check_range(self, offset, len(buf))
+        self._wait_for(0)
+        pieces: dict[int, int] = {}
+        at = 0
+        while at < len(buf) or pieces:
+            while at < len(buf) and len(pieces) < _UNDER_WAY:
+                size = min(_PIECE, len(buf) - at)
+                pieces[self._ask(_READ, offset + at, size)] = at
+                at += size
+            reply = self._next(pieces)
+            self._take_data(reply, offset, buf, pieces)
+            if reply.done:
+                del pieces[reply.handle]
+
+    def pread(self, offset: int, size: int) -> bytes:
+        """Return size bytes at offset; raises as pread_into does."""
+        data = bytearray(size)
+        self.pread_into(offset, memoryview(data))
+        return bytes(data)
+
+    def status(self, offset: int, end: int) -> Iterator[Status]:
+        """Yield what the bytes from offset to end are, in order, without gaps.
+
+        Raises BadAnswer when the server has none of the contexts.
+        """
+        check_range(self, offset, end - offset)
+        while offset < end:
+            found = self._ask_status(offset, min(end - offset, _LONGEST))
+            for run in _joined(offset, found):
+                offset = min(run.end, end)
+                yield run._replace(end=offset)
+
+    def pwrite(self, offset: int, data: bytes | bytearray | memoryview) -> None:
+        """Write data at offset; data may be used again at once.
+
+        Raises SourceError when this write, or one before it, has failed.
+        """
+        check_range(self, offset, len(data))
+        for at in range(0, len(data), MIB):
+            piece = memoryview(data)[at : at + MIB]
+            self._pending.add(self._ask(_WRITE, offset + at, len(piece), piece))
+            self._wait_for(_UNDER_WAY - 1)
+
+    def write_zeroes(self, offset: int, size: int) -> None:
+        """Make size bytes at offset read as zeros; raises as pwrite does."""
+        check_range(self, offset, size)
+        for at in range(offset, offset + size, _LONGEST):
+            length = min(_LONGEST, offset + size - at)
+            self._pending.add(self._ask(_WRITE_ZEROES, at, length))
+            self._wait_for(_UNDER_WAY - 1)
+
+    def flush(self) -> None:
+        """Return when everything written is on the server's disk."""
+        self._wait_for(0)
+        self._pending.add(self._ask(_FLUSH, 0, 0))
+        self._wait_for(0)
+
+    def fileno(self) -> int | None:
+        """Return None: no file holds the same bytes."""
+        return None
+
+    def close(self) -> None:
+        """Say goodbye; never raises OSError."""
+        with suppress(OSError, SourceError):
+            self._ask(_DISCONNECT, 0, 0)
+        self._socket.close()
+
+    # -- The beginning
+
+    def _agree(self, contexts: Sequence[str]) -> None:
+        magic, style, flags = struct.unpack("!8s8sH", self._receive(18))
+        if (magic, style) != (_NBDMAGIC, _IHAVEOPT) or not flags & _FIXED_NEWSTYLE:
+            raise self._bad("what it says first is not NBD's")
+        self._send(struct.pack("!I", flags & (_FIXED_NEWSTYLE | _NO_ZEROES)))
+        if contexts:
+            self._option(_OPT_STRUCTURED_REPLY, b"")
+            queries = [struct.pack("!I", len(c)) + c.encode() for c in contexts]
+            data = struct.pack("!II", 0, len(contexts)) + b"".join(queries)
+            found = self._option(_OPT_SET_META_CONTEXT, data)
+            ids = {
+                raw[4:].decode(errors="replace"): self._words("!I", raw)[0]
+                for raw in found
+            }
+            self.contexts = tuple(name for name in contexts if name in ids)
+            self._ids = [ids[name] for name in self.contexts]
+        for info in self._option(_OPT_GO, struct.pack("!IH", 0, 0)):
+            if self._words("!H", info)[0] == _INFO_EXPORT:
+                _, self.size, flags = self._words("!HQH", info)
+                self.read_only = bool(flags & _READ_ONLY)
+
+    def _option(self, option: int, data: bytes) -> list[bytes]:
+        """Ask for an option; return what comes with the answers to it."""
+        self._send(_IHAVEOPT + struct.pack("!II", option, len(data)) + data)
+        found: list[bytes] = []
+        while True:
+            magic, about, kind, size = struct.unpack("!QIII", self._receive(20))
+            if (magic, about) != (_OPTION_REPLY, option) or size > _LARGEST_ANSWER:
+                raise self._bad(f"it answers option {option} with something else")
+            raw = self._receive(size)
+            if kind == _REP_ACK:
+                return found
+            if kind & _REP_ERROR:
+                raise self._bad(
+                    f"it refuses option {option}: {raw.decode(errors='replace')}"
+                )
+            if kind in (_REP_INFO, _REP_META_CONTEXT):
+                found.append(raw)
+
+    # -- Requests and answers
+
+    def _ask(
+        self, kind: int, offset: int, size: int, data: memoryview | None = None
+    ) -> int:
+        """Send a request, and return the handle that its answer will have."""
+        self._handle += 1
+        head = (_REQUEST, 0, kind, self._handle, offset, size)
+        self._send(struct.pack("!IHHQQI", *head))
+        if data is not None:
+            self._send(data)
+        return self._handle
+
+    def _next(self, expected: dict[int, int] | set[int]) -> _Reply:
+        """Return the head of the next answer; raises when it is an error."""
+        (magic,) = struct.unpack("!I", self._receive(4))
+        if magic == _SIMPLE:
+            error, handle = struct.unpack("!IQ", self._receive(12))
+            reply = _Reply(handle, True, _SIMPLE, 0, error)
+        elif magic == _STRUCTURED:
+            flags, kind, handle, size = struct.unpack("!HHQI", self._receive(16))
+            reply = _Reply(handle, bool(flags & _FLAG_DONE), kind, size)
+        else:
+            raise self._bad(f"an answer begins with {magic:#010x}")
+        if reply.handle not in expected:
+            raise self._bad(f"it answers request {reply.handle}, which was not asked")
+        if reply.kind in (_CHUNK_ERROR, _CHUNK_ERROR_OFFSET):
+            raw = self._small(reply)
+            error, length = self._words("!IH", raw)
+            raise self._failed(error, raw[6 : 6 + length].decode(errors="replace"))
+        if reply.error:
+            raise self._failed(reply.error, "")
+        return reply
+
+    def _wait_for(self, most: int) -> None:
+        """Take answers to writes until at most so many are outstanding."""
+        while len(self._pending) > most:
+            reply = self._next(self._pending)
+            self._small(reply)
+            if reply.done:
+                self._pending.remove(reply.handle)
+
+    def _take_data(
+        self, reply: _Reply, offset: int, buf: memoryview, pieces: dict[int, int]
+    ) -> None:
+        """Put what an answer to a read brings where it belongs in buf."""
+        start = pieces[reply.handle]
+        end = min(start + _PIECE, len(buf))
+        if reply.kind == _SIMPLE:
+            self._receive_into(buf[start:end])
+            return
+        if reply.kind == _NONE:
+            return
+        if reply.kind not in (_OFFSET_DATA, _OFFSET_HOLE) or reply.size < 8:
+            raise self._bad(f"a read is answered with a part of kind {reply.kind}")
+        at = struct.unpack("!Q", self._receive(8))[0] - offset
+        size = reply.size - 8
+        if reply.kind == _OFFSET_HOLE:
+            (size,) = struct.unpack("!I", self._receive(4))
+        if not start <= at <= at + size <= end:
+            raise self._bad("it answers a read with bytes from somewhere else")
+        if reply.kind == _OFFSET_DATA:
+            self._receive_into(buf[at : at + size])
+        else:
+            buf[at : at + size] = bytes(size)
+
+    def _ask_status(self, offset: int, size: int) -> list[list[tuple[int, int]]]:
+        """Return (length, flags) of the runs from offset on, by context."""
+        self._wait_for(0)
+        asked = {self._ask(_BLOCK_STATUS, offset, size)}
+        found: dict[int, list[tuple[int, int]]] = {}
+        while True:
+            reply = self._next(asked)
+            raw = self._small(reply)
+            if reply.kind == _STATUS_OF and len(raw) % 8 == 4:
+                words = struct.unpack(f"!{len(raw) // 4}I", raw)
+                found[words[0]] = list(zip(words[1::2], words[2::2], strict=True))
+            if reply.done:
+                break
+        runs = [found.get(number, []) for number in self._ids]
+        if (
+            not runs
+            or not all(runs)
+            or any(not size for one in runs for size, _ in one)
+        ):
+            raise self._bad(f"it does not say what is at offset {offset}")
+        return runs
+
+    def _small(self, reply: _Reply) -> bytes:
+        if reply.size > _LARGEST_ANSWER:
+            raise self._bad(f"an answer has {reply.size} bytes")
+        return self._receive(reply.size)
+
+    # -- Bytes
+
+    def _words(self, form: str, raw: bytes) -> tuple[int, ...]:
+        """Return the numbers at the beginning of raw."""
+        if len(raw) < struct.calcsize(form):
+            raise self._bad(f"an answer has only {len(raw)} bytes")
+        return struct.unpack_from(form, raw)
+
+    def _send(self, data: bytes | memoryview) -> None:
+        try:
+            self._socket.sendall(data)
+        except TimeoutError as error:
+            raise self._late() from error
+        except OSError as error:
+            raise self._gone() from error
+
+    def _receive(self, size: int) -> bytes:
+        data = bytearray(size)
+        self._receive_into(memoryview(data))
+        return bytes(data)
+
+    def _receive_into(self, buf: memoryview) -> None:
+        while buf:
+            try:
+                got = self._socket.recv_into(buf)
+            except TimeoutError as error:
+                raise self._late() from error
+            except OSError as error:
+                raise self._gone() from error
+            if not got:
+                raise self._gone()
+            buf = buf[got:]
+
+    def _bad(self, what: str) -> BadAnswer:
+        return BadAnswer(f"{self.name}: the NBD server is odd: {what}")
+
+    def _gone(self) -> SourceError:
+        return SourceError(f"{self.name}: the NBD server went away")
+
+    def _late(self) -> TimedOut:
+        seconds = self._socket.gettimeout()
+        return TimedOut(f"{self.name}: no answer from the NBD server in {seconds:g} s")
+
+    def _failed(self, number: int, text: str) -> SourceError:
+        detail = f": {text}" if text else ""
+        return SourceError(f"{self.name}: {os.strerror(number)}{detail}", errno=number)
+
+
+def _joined(offset: int, runs: list[list[tuple[int, int]]]) -> Iterator[Status]:
+    """Yield what several contexts say of the same bytes, as far as all do."""
+    left = [iter(one) for one in runs]
+    heads = [next(one, None) for one in left]
+    while all(heads):
+        known = [head for head in heads if head]
+        length = min(size for size, _ in known)
+        yield Status(offset, offset + length, tuple(flags for _, flags in known))
+        offset += length
+        for number, (size, flags) in enumerate(known):
+            rest = (size - length, flags)
+            heads[number] = rest if rest[0] else next(left[number], None)

@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""test_convert_image - `obd convert` of container images, tars and directories."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from obdengine.oci.layout import open_layout
+from tests.oci_images import add_image, make_layout, small_tar
+from tests.registries import Registry
+from tests.running import Ran
+from tests.tools import requires
+
+Obd = Callable[..., Ran]
+
+TARS = [small_tar(a="1" * 9000), small_tar(b="2")]
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Path:
+    return make_layout(tmp_path / "layout", TARS)
+
+
+@pytest.fixture
+def convert(obd: Obd, tmp_path: Path) -> Callable[..., Ran]:
+    """Return what runs `obd convert` with a database of its own."""
+
+    def run(*words: Any, **more: Any) -> Ran:
+        return obd("convert", *words, env={"XDG_CACHE_HOME": str(tmp_path)}, **more)
+
+    return run
+
+
+def facts(ran: Ran) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(ran.out)
+    return found
+
+
+def test_image_into_a_folder(
+    convert: Obd, obd: Obd, layout: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / "image"
+    ran = convert("--size", "64M", "--output", "json", f"oci:{layout}:latest", target)
+    found = facts(ran)
+    assert found["virtual-size"] == 64 << 20
+    assert found["config"] == str(target / "config.v1.json")
+    assert [layer["reused"] for layer in found["layers"]] == [False, False]
+    info = facts(obd("info", "--output", "json", target))
+    assert len(info["layers"]) == 2
+    assert obd("check", target).code == 0
+    text = convert("--size", "64M", f"oci:{layout}", tmp_path / "again").out.decode()
+    assert "2, 2 of them converted before" in text
+    assert (tmp_path / "obdengine" / "layers.sqlite3").exists()
+    more = ("--size", "64M", "--cache", tmp_path / "elsewhere", "--output", "json")
+    found = facts(convert(*more, f"oci:{layout}", tmp_path / "third"))
+    assert not any(layer["reused"] for layer in found["layers"])
+
+
+def test_usual_size_is_large_and_takes_no_room(
+    convert: Obd, layout: Path, tmp_path: Path
+) -> None:
+    found = facts(convert("--output", "json", f"oci:{layout}", tmp_path / "image"))
+    assert found["virtual-size"] == 64 << 30
+    assert found["file-size"] < 300_000
+
+
+@requires("skopeo")
+@pytest.mark.parametrize("kind", ["docker-archive", "oci-archive"])
+def test_archives(convert: Obd, layout: Path, tmp_path: Path, kind: str) -> None:
+    command = ["skopeo", "--insecure-policy", "copy", "-q", f"oci:{layout}:latest"]
+    subprocess.run([*command, f"{kind}:{tmp_path}/a.tar:x:1"], check=True)
+    first = convert("--output", "json", f"oci:{layout}", tmp_path / "1")
+    second = convert("--output", "json", f"{kind}:{tmp_path}/a.tar", tmp_path / "2")
+    digests = [
+        [layer["digest"] for layer in facts(ran)["layers"]] for ran in (first, second)
+    ]
+    assert digests[0] == digests[1]
+
+
+def test_image_into_a_layout(convert: Obd, layout: Path, tmp_path: Path) -> None:
+    convert("--compress", "zstd", f"oci:{layout}:latest", f"oci:{tmp_path}/new:app")
+    index = json.loads((tmp_path / "new" / "index.json").read_bytes())
+    (entry,) = index["manifests"]
+    assert entry["annotations"] == {"org.opencontainers.image.ref.name": "app"}
+    ran = convert(f"oci:{tmp_path}/new:app", tmp_path / "image", code=2)
+    assert "overlaybd's already" in ran.err
+
+
+def test_platform(convert: Obd, tmp_path: Path) -> None:
+    layout = make_layout(tmp_path / "layout", TARS)
+    platform = {"os": "linux", "architecture": "s390x"}
+    add_image(layout, TARS[:1], "latest", platform=platform)
+    (layout / "index.json").write_text(
+        (layout / "index.json").read_text().replace('"platform"', '"x"')
+    )
+    assert "which latest" in convert(f"oci:{layout}:latest", tmp_path / "x", code=2).err
+    ran = convert("--platform", "z", f"oci:{layout}", tmp_path / "x", code=2)
+    assert "not a platform" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        (["oci:{l}:none", "{t}/x"], "no image is called none"),
+        (["oci:{t}/none", "{t}/x"], "not an OCI layout"),
+        (["oci:{l}", "{t}/x.obd"], "name a folder"),
+        (["oci:{l}", "oci:{t}/x@sha256:" + "0" * 64], "follows from it"),
+        (["oci:{l}", "oci:{l}", "{t}/x"], "one container image at a time"),
+        (["--uuid", "1", "oci:{l}", "{t}/x"], "--uuid does not go with"),
+        (["--base", "{t}", "oci:{l}", "{t}/x"], "--base does not go with"),
+        (["--no-cache", "--cache", "{t}", "oci:{l}", "{t}/x"], "--cache does not"),
+        (["--features", "nonsense", "oci:{l}", "{t}/x"], "mke2fs refuses"),
+        (["--size", "1k", "oci:{l}", "{t}/x"], "mke2fs refuses"),
+        (["--size", "1000", "oci:{l}", "{t}/x"], "a disk cannot have 1000 bytes"),
+        (["-f", "tar", "{l}", "{t}/x"], "regular file"),
+        (["--owner", "root", "{l}", "{t}/x.obd"], "is not an owner"),
+        (["--owner", "0:0", "{t}/a.tar", "{t}/x.obd"], "a tar, which says"),
+        (["--size", "1G", "--base", "{t}/b.obd", "{l}", "{t}/x.obd"], "--size does"),
+    ],
+)
+def test_what_makes_no_sense(
+    convert: Obd, layout: Path, tmp_path: Path, words: list[str], what: str
+) -> None:
+    (tmp_path / "a.tar").write_bytes(TARS[0])
+    convert("--size", "16M", tmp_path / "a.tar", tmp_path / "b.obd")
+    before = sorted(str(path) for path in tmp_path.rglob("*"))
+    ran = convert(*(word.format(l=layout, t=tmp_path) for word in words), code=None)
+    assert ran.code in (1, 2)
+    assert what in ran.err
+    assert sorted(str(path) for path in tmp_path.rglob("*")) == before
+
+
+def test_tar_and_directory(
+    convert: Obd, obd: Obd, layout: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "a.tar").write_bytes(TARS[0])
+    base, top, third = (tmp_path / f"{n}.obd" for n in (1, 2, 3))
+    convert("--size", "64M", "--label", "x", tmp_path / "a.tar", base)
+    convert("--base", base, "--owner", "0:0", layout, top)
+    convert("-f", "tar", "--base", base, "--base", top, "-", third, stdin=TARS[1])
+    info = facts(obd("info", "--output", "json", base, top, third))
+    assert info["virtual-size"] == 64 << 20
+    assert obd("check", base, top, third).code == 0
+
+
+def test_from_a_registry_to_a_registry(
+    convert: Obd, obd: Obd, registry: Registry, layout: Path, tmp_path: Path
+) -> None:
+    place = f"docker://{registry.host}/test/{tmp_path.name.replace('_', '-')}"
+    env = {"OBD_CACHE": str(tmp_path / "blobs"), "XDG_CACHE_HOME": str(tmp_path)}
+    obd("copy", f"oci:{layout}:latest", f"{place}:plain", env=env)
+    words = ("--size", "64M", "--output", "json")
+    to = (f"{place}:plain", f"{place}:obd")
+    first = facts(convert("--referrer", *words, *to))
+    alone = ("--tar", "--no-cache", *words)
+    local = facts(convert(*alone, f"oci:{layout}", tmp_path / "x"))
+    digests = [layer["digest"] for layer in first["layers"]]
+    assert digests == [layer["digest"] for layer in local["layers"]]
+    info = facts(obd("info", "--output", "json", f"{place}:obd", env=env))
+    assert len(info["layers"]) == 2
+
+    # The layers are known, and are nowhere but in the registry.
+    second = facts(convert(*words, *to))
+    assert all(layer["reused"] for layer in second["layers"])
+    more = make_layout(tmp_path / "more", [*TARS, small_tar(c="3")])
+    third = facts(convert(*words, f"oci:{more}", f"{place}:more"))
+    assert [layer["reused"] for layer in third["layers"]] == [True, True, False]
+    plain = convert(*alone, f"oci:{more}", tmp_path / "y")
+    assert facts(plain)["layers"][2]["digest"] == third["layers"][2]["digest"]
+    assert obd("check", f"{place}:more", env=env).code == 0
+
+
+def test_referrer_says_what_it_was_made_from(
+    convert: Obd, layout: Path, tmp_path: Path
+) -> None:
+    convert("--size", "64M", "--referrer", f"oci:{layout}", f"oci:{layout}:obd")
+    store = open_layout(layout)
+    (before, _), (_, raw) = store.manifest("latest"), store.manifest("obd")
+    manifest = json.loads(raw)
+    assert manifest["subject"]["digest"] == before.digest
+    kind = "application/vnd.containerd.overlaybd.native.v1+json"
+    assert manifest["artifactType"] == kind
+    ran = convert("--referrer", f"oci:{layout}:latest", tmp_path / "x", code=2)
+    assert "--referrer does not go with a folder" in ran.err
