@@ -193,6 +193,7 @@ http {{
   client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
   fastcgi_temp_path {folder}/fastcgi; uwsgi_temp_path {folder}/uwsgi;
   scgi_temp_path {folder}/scgi; client_max_body_size 0;
+  {outside}
   server {{ listen 127.0.0.1:{port}{ssl}; {tls} {body} }}
 }}
 """
@@ -213,8 +214,9 @@ class Nginx(Server):
         *,
         tls: Pair | None = None,
         clients: Path | None = None,
+        outside: str = "",
     ) -> None:
-        """Let body be what stands in nginx's server { }.
+        """Let body be what stands in nginx's server { }, outside what is before it.
 
         tls: its certificate. clients: who signs those of the only clients
         that get in.
@@ -233,6 +235,7 @@ class Nginx(Server):
             port=self.port,
             ssl=" ssl" if tls else "",
             tls=words,
+            outside=outside,
             body=body,
         )
         (folder / "nginx.conf").write_text(text)

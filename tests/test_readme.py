@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from obdengine.device import Read
+from obdengine.device.trace import pack_trace
 from tests.oci.test_stores import docker_archive
 from tests.oci_images import make_layout, small_tar
 from tests.ops.vm_files import qemu_img
@@ -102,6 +104,11 @@ def prepare(command: str, desk: Path) -> None:
         run_obd("create", "config.v1.json", "machine", cwd=desk)
     for target in re.findall(r"docker://\S+/team/\S+", command):
         run_obd("push", "config.v1.json", target, cwd=desk)
+    if "--service" in command:
+        (desk / "overlaybd.json").write_text("{}")
+    if " app.trace" in command and "record" not in command:
+        reads = [Read(0, 4096, 4096)]
+        (desk / "app.trace").write_bytes(pack_trace(reads))
     if "--base disk.obd" in command:
         run_obd("convert", "--size", "64M", "rootfs.tar", "disk.obd", cwd=desk)
 

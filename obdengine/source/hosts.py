@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit, urlunsplit
-from urllib.request import getproxies_environment, proxy_bypass
 
 from obdengine.errors import BadAnswer, ConfigError, UsageError
 from obdengine.source.sockets import is_loopback, tls_context
@@ -176,6 +175,9 @@ def proxy_for(settings: HttpSettings, url: str) -> str | None:
 
     What the environment says does not hold for this machine itself.
     """
+    # It takes longer to import than most commands run.
+    from urllib.request import getproxies_environment, proxy_bypass
+
     parts = urlsplit(url)
     if parts.scheme == "http+unix":
         return None

@@ -252,7 +252,7 @@ class _Streak:
             follows = self._end <= first <= max(self._fetched, self._end) + refill
             self._length = min(self._length + 1, 8) if follows else 0
             self._end = end
-            if self._length < 2:
+            if not self._length:
                 self._fetched = end
                 return end, end
             start = max(end, self._fetched)

@@ -188,3 +188,26 @@ def test_referrer_says_what_it_was_made_from(
     assert manifest["artifactType"] == kind
     ran = convert("--referrer", f"oci:{layout}:latest", tmp_path / "x", code=2)
     assert "--referrer does not go with a folder" in ran.err
+
+
+def test_turbo_layers(convert: Obd, obd: Obd, layout: Path, tmp_path: Path) -> None:
+    words = ("--turbo", "--size", "64M", "--output", "json", f"oci:{layout}:latest")
+    found = facts(convert(*words, tmp_path / "image"))
+    assert found["format"] == "turbo"
+    assert found["layers"][0]["index-size"] > 333
+    targets = [layer["target-digest"] for layer in found["layers"]]
+    shown = facts(obd("info", "--output", "json", tmp_path / "image"))["layers"]
+    assert [layer["target"]["digest"] for layer in shown] == targets
+    assert {layer["target"]["codec"] for layer in shown} == {"gzip"}
+    text = obd("info", tmp_path / "image").out.decode()
+    assert "TurboOCI layer, ZFile lz4" in text
+    assert "data in target" in text
+    assert obd("check", tmp_path / "image").code == 0
+    assert "and its target" in obd("map", tmp_path / "image").out.decode()
+    assert facts(convert(*words, f"oci:{layout}:turbo"))["layers"]
+    blob = layout / "blobs" / targets[0].replace(":", "/")
+    blob.write_bytes(blob.read_bytes()[:-1] + b"\1")
+    damage = obd("check", tmp_path / "image", code=3).out.decode()
+    assert "digest" in damage
+    convert("--turbo", layout / "oci-layout", tmp_path / "x", code=2)
+    convert("--turbo", "--compress", "zstd", f"oci:{layout}", tmp_path / "x", code=2)
