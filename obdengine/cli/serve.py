@@ -199,17 +199,27 @@ def serve(
     with ExitStack() as stack:
         socket = _place(socket, port, stack)
         address = _Address(socket, bind or _HERE, port or 0, name, tls, kind)
-        running: AbstractContextManager[subprocess.Popen[bytes] | None]
-        if engine == "native":
-            running = _natively(address, writing, image, paths)
-        else:
-            served = _running if engine == "nbdkit" else _on_top
-            own = name if engine == "nbdkit" else None
-            keys = _keys(writing, image, {"export": own, **paths})
-            nbdkit_options = ["--threads", str(threads)] if threads else []
-            running = served(address, nbdkit_options, keys, writing.wanted)
+        nbdkit_options = ["--threads", str(threads)] if threads else []
+        running = _serving(engine, address, nbdkit_options, writing, image, paths)
         server = stack.enter_context(running)
         return _run(command, address) if command else _wait(server, address)
+
+
+def _serving(
+    engine: str,
+    address: _Address,
+    options: Sequence[str],
+    writing: Writing,
+    image: Sequence[str],
+    paths: dict[str, Path | None],
+) -> AbstractContextManager[subprocess.Popen[bytes] | None]:
+    """Return what serves an image for a block, by an engine."""
+    if engine == "native":
+        return _natively(address, writing, image, paths)
+    if engine == "nbdkit":
+        keys = _keys(writing, image, {"export": address.name, **paths})
+        return _running(address, options, keys, writing.wanted)
+    return _on_top(address, options, _keys(writing, image, paths), writing.wanted)
 
 
 def _check(
