@@ -23,7 +23,11 @@ from tests.tools import ROOT, environment, requires
 README = (ROOT / "README.md").read_text()
 SIZE = 4 << 20
 
-COMMANDS = re.findall(r"^    ((?:obd|nbdkit) .+?)(?: +#.*)?$", README, re.MULTILINE)
+# Those that make devices and machines are run by tests/host and tests/vm.
+ELSEWHERE = ("obd attach", "obd mount", "obd umount", "obd vm")
+
+FOUND = re.findall(r"^    ((?:obd|nbdkit) .+?)(?: +#.*)?$", README, re.MULTILINE)
+COMMANDS = [command for command in FOUND if not command.startswith(ELSEWHERE)]
 PROGRAMS = re.findall(r"```python\n(.+?)```", README, re.DOTALL)
 
 # Commands that go on until they are stopped are given something to run.

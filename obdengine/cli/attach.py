@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -23,6 +24,8 @@ from obdengine.units import human_size
 __all__ = ["attach", "detach", "device_options", "facts", "ps", "wanted_record"]
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
+
+_AT_A_TIME = 8
 
 _WAYS = {
     "nbd": "the kernel's NBD client",
@@ -126,9 +129,24 @@ def _restore(places: Places, as_json: bool) -> int:
 @click.argument("device", nargs=-1, required=True, metavar="NAME|DEVICE...")
 def detach(device: tuple[str, ...]) -> None:
     """Take devices away that `obd attach` made; it is no error if they are gone."""
-    for word in device:
-        if devices.detach(Places.usual(), word) is None:
+    places = Places.usual()
+    # Most of it is waiting for servers that end.
+    with ThreadPoolExecutor(_AT_A_TIME) as pool:
+        found = list(pool.map(lambda word: _detached(places, word), device))
+    for word, result in zip(device, found, strict=True):
+        if result is None:
             click.echo(f"{printable(word)}: is not attached", err=True)
+    for result in found:
+        if isinstance(result, Exception):
+            raise result
+
+
+def _detached(places: Places, word: str) -> str | Exception | None:
+    """Take one device away, whatever happens with others."""
+    try:
+        return devices.detach(places, word)
+    except Exception as error:
+        return error
 
 
 @click.command()

@@ -41,17 +41,16 @@ def qmp() -> str:
 def libvirt() -> str:
     """Say that libvirt, its library and a daemon are here."""
     try:
-        import libvirt as library
+        from qemu.obd.libvirt_host import library_version
     except ImportError as error:
-        raise HostError(f"libvirt-python: {error}") from error
+        raise HostError(str(error)) from error
+    version = library_version()
     path = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
     programs = [shutil.which(name, path=path) for name in ("libvirtd", "virtqemud")]
     found = next((program for program in programs if program), None)
     if found is None:
         raise HostError("there is no libvirtd and no virtqemud")
-    version = library.getVersion()
-    text = f"{found}, {version // 1000000}.{version // 1000 % 1000}"
-    return f"{text}; its QEMU is {_user() or 'whoever starts it'}"
+    return f"{found}, {version}; its QEMU is {_user() or 'whoever starts it'}"
 
 
 def apparmor() -> str:

@@ -73,7 +73,7 @@ def _qmp_option(command: _Command) -> _Command:
 
 def _limit_options(command: _Command) -> _Command:
     command = click.option(
-        "--rate", type=parse_size, default=0, metavar="SIZE", help="Bytes a second."
+        "--rate", type=parse_size, default="0", metavar="SIZE", help="Bytes a second."
     )(command)
     return click.option(
         "--iops", type=click.IntRange(0), default=0, help="Requests a second."

@@ -16,11 +16,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from obdengine.errors import HostError
+from obdengine.errors import Busy, HostError
 from obdengine.host.processes import Process, run, start
 
 __all__ = [
@@ -39,6 +40,8 @@ _PID, _SOCKET, _LOG = "bridge.pid", "bridge.sock", "fuse.log"
 
 # What was written last is made durable first, on a disk that may be slow.
 _STOP_SECONDS = 120.0
+
+_STEP = 0.05
 
 _NODE = "disk"
 
@@ -136,8 +139,7 @@ def stop_bridge(bridge: Bridge | None, folder: Path) -> None:
     file = folder / FILE
     if bridge and bridge.fuse and bridge.fuse.alive:
         # It ends when it is unmounted, and has written everything then.
-        with suppress(HostError):
-            run(["fusermount3", "-u", str(file)])
+        _unmount(file)
         bridge.fuse.wait(_STOP_SECONDS)
         bridge.fuse.stop(0)
     if bridge:
@@ -145,6 +147,19 @@ def stop_bridge(bridge: Bridge | None, folder: Path) -> None:
     if os.path.ismount(file) or not _answers(file):  # it was killed
         with suppress(HostError):
             run(["fusermount3", "-u", "-z", str(file)])
+
+
+# A file system in FUSE on it ends some time after it was unmounted.
+def _unmount(file: Path) -> None:
+    for _ in range(int(_STOP_SECONDS / _STEP)):
+        try:
+            run(["fusermount3", "-u", str(file)])
+            return
+        except HostError:
+            if not os.path.ismount(file):
+                return
+            time.sleep(_STEP)
+    raise Busy(f"{file}: something uses it")
 
 
 def _answers(file: Path) -> bool:

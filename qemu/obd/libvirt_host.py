@@ -18,7 +18,7 @@ from obdengine.errors import VmError, VmTimeout
 from qemu.obd.blocks import Disk, Limits
 from qemu.obd.domain import disk_xml, serial_target
 
-__all__ = ["LibvirtHost"]
+__all__ = ["LibvirtHost", "library_version"]
 
 _Result = TypeVar("_Result")
 
@@ -30,14 +30,7 @@ class LibvirtHost:
 
     def __init__(self, uri: str | None = None) -> None:
         """Connect; VmError when libvirt, or its library, is not there."""
-        try:
-            import libvirt
-        except ImportError as error:
-            raise VmError(
-                "libvirt-python is not installed",
-                reason="pip install 'obdengine[libvirt]'",
-            ) from error
-        self._libvirt = libvirt
+        self._libvirt = libvirt = _library()
         # It says on standard error what is said here as an exception.
         libvirt.registerErrorHandler(lambda _context, _error: None, None)
         self._connection = self._try(
@@ -244,3 +237,20 @@ class LibvirtHost:
 def _is_ours(disk: ElementTree.Element) -> bool:
     source = disk.find("source")
     return source is not None and source.get("protocol") == "nbd"
+
+
+def library_version() -> str:
+    """Return the version of libvirt that its library is for: "9.0"."""
+    number = int(_library().getVersion())
+    return f"{number // 1000000}.{number // 1000 % 1000}"
+
+
+def _library() -> Any:
+    try:
+        import libvirt
+    except ImportError as error:
+        raise VmError(
+            "libvirt-python is not installed",
+            reason="pip install 'obdengine[libvirt]'",
+        ) from error
+    return libvirt

@@ -99,7 +99,7 @@ def boots(shop: Workshop) -> str:
         "three layers, lz4": lambda: _boot_layers(folder, layers),
         "a raw file without NBD": lambda: _boot(folder, f"{raw}"),
     }
-    figures = in_turn(rivals, 2 if shop.quick else min(shop.rounds, 5))
+    figures = in_turn(rivals, 2 if shop.quick else min(shop.rounds, 3))
     table = Table(["boot to power off, emulated", "seconds", "of the raw file"])
     for name, found in figures.items():
         cell = f"{found.median:.1f} ({found.spread:.0%})"

@@ -8,11 +8,13 @@ its initrd: disks come and go while it runs. Its serial port is the judge.
 
 from __future__ import annotations
 
+import atexit
 import functools
-import os
+import lzma
 import re
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,10 +23,14 @@ from pathlib import Path
 from tests.tools import ROOT, environment, tool
 
 CACHE = ROOT / ".demo" / "cache"
-MODULES = "virtio_pci virtio_mmio virtio_blk virtio_scsi sd_mod overlay ext4 xfs"
+MODULES = "virtio_pci virtio_mmio virtio_blk virtio_scsi sd_mod ext4 xfs ntfs3"
 
 # Far more than any guest needs, emulated on a loaded machine.
 PATIENCE = 120.0
+
+# Newer kernels use cmpxchg16b, after which the emulator of QEMU 7.2 may have
+# the wrong flags: one boot in five ends in an oops.
+CPU = "qemu64,-cx16"
 
 WORDS = "console=ttyS0 quiet panic=-1 nokaslr mitigations=off no_timer_check "
 WORDS += "tsc=reliable"
@@ -105,17 +111,24 @@ def wait_for_line(said, text, ended, seconds=PATIENCE) -> str:  # type: ignore[n
 
 @contextmanager
 def started(
-    folder: Path, script: str, *options: str, machine: str = "q35", memory: int = 256
+    folder: Path,
+    script: str,
+    *options: str,
+    machine: str = "q35",
+    kernel: Path | None = None,
 ) -> Iterator[Guest]:
-    """Yield a guest that runs a script; it ends with the block."""
-    kernel, image = boot_files(folder, script)
+    """Yield a guest that runs a script; it ends with the block.
+
+    kernel: another than that of the images, as newer_kernel() has it.
+    """
+    linux, image = boot_files(folder, script, kernel)
     (folder / "console").touch()
     socket = folder / "qmp.sock"
     socket.unlink(missing_ok=True)
     words = [tool("qemu-system-x86_64"), "-nodefaults", "-no-user-config"]
-    words += ["-display", "none", "-no-reboot", "-cpu", "qemu64", "-m", str(memory)]
+    words += ["-display", "none", "-no-reboot", "-cpu", CPU, "-m", "256"]
     words += ["-machine", f"{machine},accel=tcg"]
-    words += ["-kernel", str(kernel), "-initrd", str(image)]
+    words += ["-kernel", str(linux), "-initrd", str(image)]
     words += ["-append", f"{WORDS} {_clock()}" if "microvm" in machine else WORDS]
     words += ["-chardev", f"file,id=serial,path={folder / 'console'}"]
     words += ["-serial", "chardev:serial"]
@@ -139,41 +152,85 @@ def _clock() -> str:
     return f"tsc_early_khz={int(found[1]) * 1000 if found else 2000000}"
 
 
-def boot_files(folder: Path, script: str) -> tuple[Path, Path]:
+def boot_files(
+    folder: Path, script: str, kernel: Path | None = None
+) -> tuple[Path, Path]:
     """Return a kernel, and an initrd in folder that runs a script."""
+    root = kernel or _usual()
     own = folder / "job"
     own.mkdir(exist_ok=True)
     (own / "job.sh").write_text(script)
     image = folder / "initrd"
-    shutil.copyfile(_initrd(), image)
+    shutil.copyfile(_initrd(root), image)
     # The kernel takes archives one behind the other, each at a multiple of 4.
     with image.open("ab") as out:
         out.write(bytes(-out.tell() % 4))
         _archive(own, out)
-    return _kernel(), image
+    return root / "boot" / f"vmlinuz-{_version(root)}", image
 
 
 @functools.cache
-def _initrd() -> Path:
-    """Make the part of the initrd that all have."""
+def _usual() -> Path:
+    """Return the kernel of the images: a folder as it is in a package."""
     subprocess.run([ROOT / "images" / "fetch.sh", CACHE], check=True, timeout=250)
-    root = CACHE / f"guest-{os.getpid()}"
-    shutil.rmtree(root, ignore_errors=True)
-    modules = root / "lib" / "modules" / _version()
+    return CACHE / "kernel"
+
+
+# Of backports, with a folder of its own for apt: this machine's stays as it is.
+_FETCH_NEWER = """
+cd "$1"
+mkdir -p apt/lists/partial apt/cache/archives/partial
+set -- -o Dir::Etc::sourcelist="$PWD/apt/sources" -o Dir::Etc::sourceparts=- \\
+    -o Dir::State::lists="$PWD/apt/lists" -o Dir::Cache="$PWD/apt/cache" \\
+    -o APT::Sandbox::User=
+sed -n '/^URIs:.*debian$/{s/^URIs: */deb /;s/$/ bookworm-backports main/;p}' \\
+    /etc/apt/sources.list.d/debian.sources >apt/sources
+[ -s apt/sources ] || sed -n '/^deb .*bookworm main/s/bookworm/bookworm-backports/p' \\
+    /etc/apt/sources.list >apt/sources
+apt-get "$@" -qq update
+name=$(apt-cache "$@" depends linux-image-cloud-amd64/bookworm-backports |
+    sed -n 's/^ *Depends: \\(linux-image-[0-9].*\\)/\\1/p' | head -n 1)
+apt-get "$@" -qq download "$name"
+rm -rf newer
+dpkg-deb -x "$name"_*.deb newer
+rm "$name"_*.deb
+depmod -b newer "$(ls newer/lib/modules)"
+"""
+
+
+@functools.cache
+def newer_kernel() -> Path | None:
+    """Return a Linux 6.12, which has ntfs3; None where it cannot be had."""
+    made = CACHE / "newer"
+    if not made.exists():
+        words = ["sh", "-euc", _FETCH_NEWER, "sh", CACHE]
+        if subprocess.run(words, env=environment(), timeout=250).returncode != 0:
+            return None
+    return made
+
+
+@functools.cache
+def _initrd(kernel: Path) -> Path:
+    """Make the part of the initrd that all guests of a kernel have."""
+    folder = Path(tempfile.mkdtemp(prefix="obd-guest-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    root, version = folder / "root", _version(kernel)
+    modules = root / "lib" / "modules" / version
     (root / "bin").mkdir(parents=True)
     shutil.copy(tool("busybox"), root / "bin" / "busybox")
     (root / "init").write_text(_INIT)
     (root / "init").chmod(0o755)
     (root / "modules").write_text(MODULES)
-    source = CACHE / "kernel" / "lib" / "modules" / _version()
+    source = kernel / "lib" / "modules" / version
     for file in _needed(source):
-        (modules / file).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(source / file, modules / file)
-    subprocess.run([tool("busybox"), "depmod", "-b", root, _version()], check=True)
-    made = CACHE / f"guest-{os.getpid()}.initrd"
+        plain = modules / file.removesuffix(".xz")
+        plain.parent.mkdir(parents=True, exist_ok=True)
+        raw = (source / file).read_bytes()
+        plain.write_bytes(lzma.decompress(raw) if file.endswith(".xz") else raw)
+    subprocess.run([tool("busybox"), "depmod", "-b", root, version], check=True)
+    made = folder / "initrd"
     with made.open("wb") as out:
         _archive(root, out)
-    shutil.rmtree(root)
     return made
 
 
@@ -182,7 +239,7 @@ def _needed(source: Path) -> set[str]:
     found: set[str] = set()
     for line in (source / "modules.dep").read_text().splitlines():
         name, _, others = line.partition(":")
-        if Path(name).name.removesuffix(".ko").replace("-", "_") in MODULES.split():
+        if Path(name).name.split(".")[0].replace("-", "_") in MODULES.split():
             found |= {name, *others.split()}
     return found
 
@@ -194,12 +251,8 @@ def _archive(folder: Path, out: object) -> None:
     out.write(done.stdout)  # type: ignore[attr-defined]
 
 
-def _kernel() -> Path:
-    return CACHE / "kernel" / "boot" / f"vmlinuz-{_version()}"
-
-
-def _version() -> str:
-    (version,) = (CACHE / "kernel" / "lib" / "modules").iterdir()
+def _version(kernel: Path) -> str:
+    (version,) = (kernel / "lib" / "modules").iterdir()
     return version.name
 
 

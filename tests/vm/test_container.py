@@ -25,12 +25,6 @@ RUNTIMES = [
     pytest.param("crun", marks=requires("crun")),
     pytest.param("runc", marks=requires("runc")),
 ]
-WAYS = ["--overlay", "append", pytest.param("sparse", marks=soak)]
-KINDS = [
-    "ext4",
-    pytest.param("xfs", marks=[soak, requires("mkfs.xfs")]),
-    pytest.param("ntfs", marks=[soak, requires("mkntfs", "ntfs-3g")]),
-]
 
 
 @pytest.fixture
@@ -72,14 +66,21 @@ busybox sync
 """
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("way", WAYS)
+# An overlay does not take NTFS by FUSE below it, which has no owners of files.
+CELLS = [
+    *((way, kind) for way in ("--overlay", "append") for kind in ("ext4",)),
+    *(pytest.param("sparse", kind, marks=soak) for kind in ("ext4", "xfs", "ntfs")),
+    *(pytest.param("append", kind, marks=soak) for kind in ("xfs", "ntfs")),
+    pytest.param("--overlay", "xfs", marks=soak),
+]
+
+
+@requires("mkfs.xfs", "mkntfs", "ntfs-3g")
+@pytest.mark.parametrize(("way", "kind"), CELLS)
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_container_runs_from_the_layers(
     host: rig.Host, systems: Path, images: Path, runtime: str, way: str, kind: str
 ) -> None:
-    if kind == "ntfs" and way == "--overlay":
-        pytest.skip("kernel: an overlay does not lie on FUSE's NTFS with its owners")
     image = system(systems, images, host, kind)
     target, own = host.folder / "target", host.folder / "own"
     target.mkdir()

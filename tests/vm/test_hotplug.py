@@ -37,7 +37,7 @@ MACHINES = {
     "microvm-scsi": ("microvm,acpi=on", "virtio-scsi", MMIO_SCSI),
 }
 FORMS = ("append", "sparse")
-QUICK = ["q35-blk", "microvm-scsi"]
+QUICK = ["q35-blk"]  # test_secure_container.py has a microvm
 
 CELLS = [
     pytest.param(name, form, marks=[] if name in QUICK and form == "append" else soak)
