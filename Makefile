@@ -47,6 +47,8 @@ packages:
 .venv/built: .venv/tools $(CORE)
 	@echo 'building obdengine into .venv'
 	$(BIN)/pip install -qq --no-build-isolation -e '.[test]'
+	@$(BIN)/pip install -qq --no-build-isolation -e '.[libvirt]' 2>/dev/null || \
+	    echo 'without libvirt-python: obd vm works with --qmp (see obd doctor)'
 	@touch $@
 
 bench: setup

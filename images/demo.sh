@@ -3,7 +3,8 @@
 # demo - the main job, narrated: three versions of a disk become three layers,
 # a virtual machine boots from the stack of them over NBD, writes to a layer on
 # top of it, which becomes the fourth, and loses its disk's server in mid-write.
-# Then the image is pushed to a registry, and machines boot straight from there.
+# Then the image is pushed to a registry, and machines boot straight from there;
+# at the end the same image is the root of a container.
 #
 #   make demo
 #
@@ -184,5 +185,32 @@ echo "   nothing is here, and what was read then is fetched ahead:"
 show "obd cache prune --all; obd serve --trace boot.trace $name -- images/boot.sh"
 obd cache prune --all >prune.txt
 from_registry --trace boot.trace
+
+# container RUNTIME - the report again, as a container; its words to `printed`
+container() {
+    step=$(now)
+    obd mount --overlay "$image" mounted >boot.log 2>&1 || fail "the mount"
+    code=0
+    "$images/run.sh" mounted "$1" /opt/report/report >printed 2>boot.log || code=$?
+    obd umount mounted
+    [ $code -eq 0 ] || fail "the container"
+}
+
+# Its layers are in the registry only, by now.
+image=$name
+echo "8. The same image as a container: no machine, the host's own kernel"
+runtime=$(command -v runc || command -v crun || true)
+if [ "$(id -u)" -ne 0 ] || [ -z "$runtime" ] || [ ! -e /dev/fuse ]; then
+    echo "     left out: it takes root, crun or runc, and /dev/fuse"
+else
+    mkdir -p mounted
+    show "obd mount --overlay $name mounted"
+    show "images/run.sh mounted ${runtime##*/} /opt/report/report"
+    container "$runtime"
+    cmp -s printed expected || fail "the container printed '$(cat printed)'"
+    sed 's/^/     container: /;$s/$/'"  ($(took "$step"))/" printed
+    show obd umount mounted
+    echo "     the words that the machine printed"
+fi
 echo
 echo "All of it took $(took "$started"). The files are in ${PWD#"$OLDPWD/"}."

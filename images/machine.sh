@@ -38,7 +38,9 @@ get() {
 # A machine that says that it is up, and powers off when it was asked to.
 service='[Unit]
 Description=Say that the machine is up
-After=multi-user.target
+After=basic.target systemd-user-sessions.service
+# A getty begins by hanging the line up, and what was said is lost.
+Before=serial-getty@ttyS0.service
 
 [Service]
 Type=oneshot

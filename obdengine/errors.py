@@ -31,6 +31,9 @@ errors - everything that obdengine raises, in one tree.
     |   +-- BadManifest                  a manifest, an index or an image config
     |   +-- DigestMismatch               a blob is not the one that its digest names
     +-- CoreError               EIO      the C core cannot work here
+    +-- HostError               EIO      a program or the kernel here did not do it
+    +-- VmError                 EIO      QEMU or libvirt refused
+        +-- VmTimeout           ETIMEDOUT  nothing came of it in time
 
 Every error has an errno, which a block device's client sees, and a sentence,
 which a person sees. The cause, where there is one, is chained with `from`.
@@ -60,6 +63,7 @@ __all__ = [
     "CoreError",
     "DigestMismatch",
     "FormatError",
+    "HostError",
     "LimitError",
     "ObdError",
     "OutOfRange",
@@ -71,6 +75,8 @@ __all__ = [
     "TimedOut",
     "Unsupported",
     "UsageError",
+    "VmError",
+    "VmTimeout",
 ]
 
 
@@ -258,3 +264,32 @@ class BadFileSystem(FormatError):
 
 class CoreError(ObdError):
     """The C core is missing, of another version, or out of memory."""
+
+
+class HostError(ObdError):
+    """A program or the kernel of this machine did not do what it was asked for."""
+
+
+class VmError(ObdError):
+    """QEMU or libvirt refused.
+
+    Attributes:
+        command: what it was asked for, "" when that is no single command.
+        kind: what QEMU calls the error, "" when it does not.
+        reason: its own message.
+    """
+
+    def __init__(
+        self, what: str, *, command: str = "", kind: str = "", reason: str = ""
+    ) -> None:
+        """Say what could not be done, and what the other side said."""
+        super().__init__(f"{what}: {reason}" if reason else what)
+        self.command = command
+        self.kind = kind
+        self.reason = reason
+
+
+class VmTimeout(VmError):
+    """The virtual machine, or a job in it, did not get there in time."""
+
+    errno = _errno.ETIMEDOUT

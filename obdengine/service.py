@@ -28,6 +28,9 @@ __all__ = ["Download", "Service", "download_of", "using", "usual_service"]
 
 _MAX_SIZE = 4 * MIB
 
+# So that 20 layers can be opened at once, each by its two ends.
+_CONNECTIONS = 48
+
 _chosen: ContextVar[Service | None] = ContextVar("service", default=None)
 
 
@@ -81,9 +84,13 @@ class Service:
         """Return what a parsed service file says; name is for errors."""
         own = _object(found, "obdengine", name)
         registry = RegistrySettings.from_service(found, name)
-        if not _object(own, "registry", name).get("attempts"):
-            # A disk waits until the deadline, however many tries that are.
-            registry = replace(registry, http=replace(registry.http, attempts=None))
+        said = _object(own, "registry", name)
+        http = registry.http
+        # A disk waits until the deadline, however many tries that are.
+        attempts = http.attempts if said.get("attempts") else None
+        connections = http.connections if said.get("connections") else _CONNECTIONS
+        http = replace(http, attempts=attempts, connections=connections)
+        registry = replace(registry, http=http)
         return cls(
             cache=_cache(found, name, registry),
             registry=registry,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import lzma
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -27,6 +28,11 @@ hypothesis.settings.register_profile("soak", max_examples=3000, deadline=None)
 hypothesis.settings.load_profile(
     os.environ.get("OBD_HYPOTHESIS", "ci" if os.environ.get("CI") else "dev")
 )
+
+# Who was started in the background by a shell has its Ctrl-C ignored, and so have
+# the programs that it starts: they must have it for those tests that send it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _UNPACKERS: dict[str, Callable[[bytes], bytes]] = {
     ".xz": lzma.decompress,

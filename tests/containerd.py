@@ -3,10 +3,14 @@
 
 from __future__ import annotations
 
+import os
+import select
 import subprocess
+import time
 from pathlib import Path
 from types import TracebackType
 
+from tests.running import PATIENCE
 from tests.tools import environment, tool
 
 __all__ = ["Containerd"]
@@ -41,8 +45,34 @@ class Containerd:
         self._process = subprocess.Popen(
             command, stdout=self._log, stderr=self._log, env=environment()
         )
-        # ctr waits for the daemon by itself.
-        self.ctr("--connect-timeout", "60s", "version")
+        try:
+            self._wait()
+        except BaseException:
+            self.stop()
+            raise
+
+    def _wait(self) -> None:
+        ended = os.pidfd_open(self._process.pid)
+        until = time.monotonic() + PATIENCE
+        try:
+            # It answers some time after its socket is there, and does not say when.
+            while not self._answers():
+                if select.select([ended], [], [], 0.1)[0] or time.monotonic() > until:
+                    said = Path(self._log.name).read_text(errors="replace")
+                    raise AssertionError(f"containerd does not start: {said}")
+        finally:
+            os.close(ended)
+
+    def _answers(self) -> bool:
+        command = [tool("ctr"), "--address", str(self._socket), "version"]
+        done = subprocess.run(command, capture_output=True, env=environment())
+        return done.returncode == 0
+
+    def stop(self) -> None:
+        """End it."""
+        self._process.terminate()
+        self._process.wait()
+        self._log.close()
 
     def ctr(self, *words: str) -> str:
         """Run ctr and return what it printed."""
@@ -64,6 +94,4 @@ class Containerd:
         trace: TracebackType | None,
     ) -> None:
         """End it."""
-        self._process.terminate()
-        self._process.wait()
-        self._log.close()
+        self.stop()

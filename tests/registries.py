@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import signal
 import socket
 import subprocess
 import time
@@ -59,11 +60,13 @@ class Server:
         """Start it, and return when it takes connections."""
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                self.command(),
+                # It ends with the thread that starts it: none is ever left behind.
+                [tool("setpriv"), "--pdeathsig", "TERM", *self.command()],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 env=environment(OTEL_TRACES_EXPORTER="none"),
+                start_new_session=True,
             )
         ended = os.pidfd_open(self.process.pid)
         try:
@@ -95,9 +98,9 @@ class Server:
         self.process = None
 
     def kill(self) -> None:
-        """End it as a crash would."""
+        """End it, and those that it has started, as a crash would."""
         if self.process:
-            self.process.kill()
+            os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
         self.process = None
 
@@ -193,6 +196,7 @@ http {{
   client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
   fastcgi_temp_path {folder}/fastcgi; uwsgi_temp_path {folder}/uwsgi;
   scgi_temp_path {folder}/scgi; client_max_body_size 0;
+  {outside}
   server {{ listen 127.0.0.1:{port}{ssl}; {tls} {body} }}
 }}
 """
@@ -213,8 +217,9 @@ class Nginx(Server):
         *,
         tls: Pair | None = None,
         clients: Path | None = None,
+        outside: str = "",
     ) -> None:
-        """Let body be what stands in nginx's server { }.
+        """Let body be what stands in nginx's server { }, outside what is before it.
 
         tls: its certificate. clients: who signs those of the only clients
         that get in.
@@ -233,6 +238,7 @@ class Nginx(Server):
             port=self.port,
             ssl=" ssl" if tls else "",
             tls=words,
+            outside=outside,
             body=body,
         )
         (folder / "nginx.conf").write_text(text)

@@ -35,7 +35,7 @@ FLOORS = [
     {"service"},
     {"config"},
     {"ops"},
-    {"nbd"},
+    {"nbd", "host"},
     {""},  # obdengine/__init__.py
     {"cli"},
 ]
@@ -48,7 +48,7 @@ THIRD_PARTY = {
     "_core": {"cffi", "_cffi_backend"},
     "ext4": {"cffi", "_cffi_backend"},
     "source": {"urllib3"},
-    "cli": {"click", "tqdm", "PIL"},
+    "cli": {"click", "tqdm", "PIL", "qemu"},
 }
 
 # Rooms with a compiled module of their own.

@@ -13,9 +13,11 @@ import pytest
 
 from obdengine.blob import format as zfile
 from obdengine.blob import target_format as turbo
+from obdengine.device import trace
 from obdengine.layer import create_upper
 from obdengine.layer import format as lsmt
 from obdengine.oci import words
+from obdengine.source import state
 from tests.tools import ROOT
 
 FIELD_ROW = re.compile(r"^\| (\d+) \| (\d+) \| (\w+) \|", re.MULTILINE)
@@ -62,6 +64,18 @@ def test_fields_of_turbo() -> None:
 
 def _quoted(text: str) -> list[str]:
     return re.findall(r"\| `([^`]+)` \|", text)
+
+
+def test_fields_of_a_trace_and_a_cache() -> None:
+    found = FIELD_ROW.findall(text_of("trace.md"))
+    wanted = [*layout(trace.HEADER_FIELDS), *layout(trace.RECORD_FIELDS)]
+    assert [(int(a), int(b), name) for a, b, name in found] == wanted
+    assert str(trace.MAGIC) in text_of("trace.md")
+    found = FIELD_ROW.findall(text_of("cache.md"))
+    wanted = layout(state.HEADER_FIELDS)
+    assert [(int(a), int(b), name) for a, b, name in found] == wanted
+    for word in (state.MAGIC.decode(), state.UNIT, state.CHUNK, state.HEADER_SIZE):
+        assert str(word) in text_of("cache.md")
 
 
 @pytest.mark.parametrize(("page", "words"), PAGES)

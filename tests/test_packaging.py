@@ -14,7 +14,7 @@ import pytest
 
 from tests.tools import ROOT
 
-FOLDERS = ["nbdkit_plugin", "obdengine", "qemu"]
+FOLDERS = ["nbdkit_plugin", "obdengine", "qemu", "systemd"]
 FILES = ["LICENSE", "README.md", "pyproject.toml", "setup.py"]
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from obdengine.device import Read
+from obdengine.device.trace import pack_trace
 from tests.oci.test_stores import docker_archive
 from tests.oci_images import make_layout, small_tar
 from tests.ops.vm_files import qemu_img
@@ -21,7 +23,11 @@ from tests.tools import ROOT, environment, requires
 README = (ROOT / "README.md").read_text()
 SIZE = 4 << 20
 
-COMMANDS = re.findall(r"^    ((?:obd|nbdkit) .+?)(?: +#.*)?$", README, re.MULTILINE)
+# Those that make devices and machines are run by tests/host and tests/vm.
+ELSEWHERE = ("obd attach", "obd mount", "obd umount", "obd vm")
+
+FOUND = re.findall(r"^    ((?:obd|nbdkit) .+?)(?: +#.*)?$", README, re.MULTILINE)
+COMMANDS = [command for command in FOUND if not command.startswith(ELSEWHERE)]
 PROGRAMS = re.findall(r"```python\n(.+?)```", README, re.DOTALL)
 
 # Commands that go on until they are stopped are given something to run.
@@ -102,6 +108,11 @@ def prepare(command: str, desk: Path) -> None:
         run_obd("create", "config.v1.json", "machine", cwd=desk)
     for target in re.findall(r"docker://\S+/team/\S+", command):
         run_obd("push", "config.v1.json", target, cwd=desk)
+    if "--service" in command:
+        (desk / "overlaybd.json").write_text("{}")
+    if " app.trace" in command and "record" not in command:
+        reads = [Read(0, 4096, 4096)]
+        (desk / "app.trace").write_bytes(pack_trace(reads))
     if "--base disk.obd" in command:
         run_obd("convert", "--size", "64M", "rootfs.tar", "disk.obd", cwd=desk)
 

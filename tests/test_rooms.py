@@ -72,6 +72,11 @@ BREACHES = {
     "hidden import": ("floors", "obdengine/blob/a.py", "import importlib"),
     "unknown room": ("floors", "obdengine/helpers/a.py", ""),
     "second door": ("door", "obdengine/_core/b.py", "from obdengine._core import _obd"),
+    "door of another room": (
+        "door",
+        "obdengine/ops/a.py",
+        "from obdengine.ext4 import _ext4",
+    ),
     "door in a test": ("door", "tests/core/test_a.py", "import obdengine._core._obd"),
     "plugin in core": (
         "outsiders",
@@ -114,6 +119,8 @@ def small_project(root: Path) -> None:
     plant(root, "obdengine/__init__.py", HEAD)
     plant(root, "obdengine/_core/binding.py", f"{HEAD}import obdengine._core._obd\n")
     plant(root, "obdengine/_core/ffi_build.py", f'{HEAD}x("obdengine._core._obd")\n')
+    plant(root, "obdengine/ext4/__init__.py", HEAD)
+    plant(root, "obdengine/ext4/ffi_build.py", f'{HEAD}x("obdengine.ext4._ext4")\n')
     plant(root, "obdengine/errors.py", f'{HEAD}__all__ = ["E"]\nE = hidden = 1\n')
 
 

@@ -73,27 +73,16 @@ def read_index(resident: Resident, target: Source) -> TargetIndex:
     """
     source = resident.source
     header = _read_header(source)
-    extension = format.unpack_extension(header)
-    ours = extension.mark == format.MARK
-    if header.major == format.MAJOR_OURS and not ours:
-        raise _bad(source, "extension", format.MARK, extension.mark)
-    if ours and extension.codec >= len(format.CODECS):
-        raise Unsupported(
-            source.name,
-            "codec of the target",
-            offset=format.OFFSETS["extension"],
-            expected="0 or 1",
-            found=extension.codec,
-        )
+    extension = _extension(source, header)
     _judge(source, header, target)
-    codec = format.CODECS[extension.codec] if ours else format.CODECS[0]
+    codec = format.CODECS[extension.codec if extension else 0]
     members = header.major == format.MAJOR_OURS
-    sums = _read_sums(source, header, extension) if ours else b""
+    sums = _read_sums(source, header, extension) if extension else b""
     spans = _core.Spans(
         _KINDS[codec, members],
         packed=header.dict_algo == format.PACKED,
         index_fd=resident.fd,
-        windows_end=extension.sums_offset if ours else header.index_offset,
+        windows_end=extension.sums_offset if extension else header.index_offset,
         size=header.stream_size,
         file_size=header.target_size,
         name=source.name,
@@ -103,6 +92,24 @@ def read_index(resident: Resident, target: Source) -> TargetIndex:
         spans.feed(piece)
     spans.finish(sums)
     return TargetIndex(codec, members, spans, header.stream_size, bool(sums))
+
+
+def _extension(source: Source, header: format.Header) -> format.Extension | None:
+    """Return what is ours in a header, if there is."""
+    extension = format.unpack_extension(header)
+    if extension.mark != format.MARK:
+        if header.major == format.MAJOR_OURS:
+            raise _bad(source, "extension", format.MARK, extension.mark)
+        return None
+    if extension.codec >= len(format.CODECS):
+        raise Unsupported(
+            source.name,
+            "codec of the target",
+            offset=format.OFFSETS["extension"],
+            expected="0 or 1",
+            found=extension.codec,
+        )
+    return extension
 
 
 def _read_header(source: Source) -> format.Header:

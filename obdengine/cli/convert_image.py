@@ -28,19 +28,27 @@ from obdengine.errors import UsageError
 from obdengine.ops.build import DEFAULT_SIZE, BuildOptions, Built, build
 from obdengine.ops.ends import open_source, open_target
 from obdengine.ops.folder import CONFIG_NAME
+from obdengine.ops.host_fs import EXT4, KINDS, HostMake
 from obdengine.ops.known import KnownLayers, default_folder
 from obdengine.ops.targets import FolderTarget, StoreTarget, Target
 from obdengine.service import Service
 from obdengine.units import human_size, parse_size
 
-__all__ = ["FILE_SYSTEM_OPTIONS", "FROM_IMAGE", "make_options"]
+__all__ = ["FILE_SYSTEM_OPTIONS", "FROM_IMAGE", "host_options", "make_options"]
 
 # How a file system is made, by their names in Python.
 FILE_SYSTEM_OPTIONS = ["size", "label", "journal", "features"]
 
 # A layer gets these from the image; and these make sense for one file.
 _NOT_OURS = {"uuid", "parent_uuid"}
-_OWN_OPTIONS = ["platform", "cache", "use_cache", "referrer", *REGISTRY_OPTIONS]
+_OWN_OPTIONS = [
+    "platform",
+    "cache",
+    "use_cache",
+    "referrer",
+    "file_system",
+    *REGISTRY_OPTIONS,
+]
 
 _FILE_SYSTEM = (
     click.option(
@@ -50,6 +58,12 @@ _FILE_SYSTEM = (
         help=f"Size of the disk ({human_size(DEFAULT_SIZE).replace(' ', '')}).",
     ),
     click.option("--label", default="", help="Name of the new file system."),
+    click.option(
+        "--file-system",
+        type=click.Choice(KINDS),
+        default=EXT4,
+        help="Kind of the new file system (ext4); others need root and loop devices.",
+    ),
     click.option(
         "--journal",
         is_flag=True,
@@ -72,6 +86,15 @@ def make_options(job: Job) -> ext4.MakeOptions:
         journal=job.options["journal"],
         features=tuple(words),
     )
+
+
+def host_options(job: Job) -> HostMake | None:
+    """Return what the options say of one that this host makes; None: it is ext4."""
+    kind = job.options["file_system"]
+    if kind == EXT4:
+        return None
+    refuse_given(job.context, ["journal", "features"], f"--file-system {kind}")
+    return HostMake(kind, job.options["label"])
 
 
 def _is_image(job: Job) -> bool:
@@ -102,6 +125,7 @@ def _options(job: Job, service: Service) -> BuildOptions:
     return BuildOptions(
         size=job.options["size"] or DEFAULT_SIZE,
         make=make_options(job),
+        host=host_options(job),
         layer=layer_options(**layer, uuid=None, parent_uuid=None),
         known=_known(job),
         service=service,
@@ -129,7 +153,9 @@ def _target(
     store, which = open_target(job.target, service, opened)
     folder = Path(oci.parse(job.target).path or tempfile.gettempdir())
     subject = image.descriptor if job.options["referrer"] else None
-    return StoreTarget(store, which, folder, subject=subject)
+    return StoreTarget(
+        store, which, folder, subject=subject, fs_type=job.options["file_system"]
+    )
 
 
 def _facts(job: Job, built: Built) -> Facts:

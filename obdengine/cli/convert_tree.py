@@ -17,7 +17,7 @@ from typing import Any
 import click
 
 from obdengine.blob.unpack import PLAIN, Unpacked, compression_of
-from obdengine.cli.convert_image import FILE_SYSTEM_OPTIONS, make_options
+from obdengine.cli.convert_image import FILE_SYSTEM_OPTIONS, host_options, make_options
 from obdengine.cli.convert_job import STREAM, Converter, Facts, Job
 from obdengine.cli.images import files_of, refuse_overwriting, resolved
 from obdengine.cli.layers import (
@@ -82,7 +82,7 @@ def _run(job: Job) -> Facts:
     kind, base = _kind(job), job.options["base"]
     image = resolved(base) if base else None
     if image:
-        refuse_given(job.context, FILE_SYSTEM_OPTIONS, "--base")
+        refuse_given(job.context, [*FILE_SYSTEM_OPTIONS, "file_system"], "--base")
         refuse_overwriting(job.target, [*base, *files_of(image)])
     if kind == _TAR:
         refuse_given(job.context, ["owner"], "a tar, which says who owns what")
@@ -96,7 +96,7 @@ def _run(job: Job) -> Facts:
             name=job.sources[0],
             base=image,
             size=job.options["size"],
-            make=make_options(job),
+            make=host_options(job) or make_options(job),
             options=layer_options(**job.chosen(LAYER_OPTIONS)),
             progress=(lambda done: show(done, max(done, total))) if show else None,
         )
@@ -149,7 +149,9 @@ FROM_TREE = Converter(
     name="a tree of files",
     matches=lambda job: _kind(job) is not None,
     run=_run,
-    takes=frozenset({*LAYER_OPTIONS, *FILE_SYSTEM_OPTIONS, "base", "owner"}),
+    takes=frozenset(
+        {*LAYER_OPTIONS, *FILE_SYSTEM_OPTIONS, "base", "owner", "file_system"}
+    ),
     options=(
         click.option(
             "--owner",

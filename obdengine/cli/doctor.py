@@ -8,21 +8,20 @@ changes nothing on the machine.
 
 from __future__ import annotations
 
-import errno
 import os
 import platform
 import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import click
 
-from obdengine.cli import kvm, nbdkit
+from obdengine.cli import doctor_vm, kvm
 from obdengine.cli.output import json_option, json_text, printable
 from obdengine.errors import ObdError
+from obdengine.host import nbdkit
 
 __all__ = ["doctor"]
 
@@ -166,17 +165,6 @@ def _loop() -> str:
     return f"/dev/loop-control, {_program('losetup')()}"
 
 
-# Opening a device that no client set up fails in some kernels: that one node
-# is there and has a driver behind it (not ENXIO) is what can be known.
-def _kernel_nbd() -> str:
-    try:
-        os.close(os.open("/dev/nbd0", os.O_RDONLY | os.O_CLOEXEC))
-    except OSError as error:
-        if error.errno == errno.EACCES or not Path("/sys/module/nbd").is_dir():
-            raise
-    return "/dev/nbd0"
-
-
 _LIBNBD = "apt-get install libnbd-bin"
 
 _CHECKS = [
@@ -220,7 +208,7 @@ _CHECKS = [
     _Check(
         "nbdfuse",
         "a served image as a file",
-        "apt-get install nbdfuse",
+        "apt-get install libnbd-bin",
         False,
         _program("nbdfuse"),
     ),
@@ -250,9 +238,54 @@ _CHECKS = [
     _Check(
         "kernel-nbd",
         "a served image as a block device, the fastest way",
-        "modprobe nbd; apt-get install nbd-client",
+        "modprobe nbd",
         False,
-        _kernel_nbd,
+        doctor_vm.kernel_client,
+    ),
+    _Check(
+        "qemu-storage-daemon",
+        "obd attach where there is no kernel NBD",
+        "apt-get install qemu-utils",
+        False,
+        _program("qemu-storage-daemon"),
+    ),
+    _Check(
+        "qmp",
+        "obd vm --qmp: disks of a QEMU that runs",
+        "pip install qemu.qmp",
+        False,
+        doctor_vm.qmp,
+    ),
+    _Check(
+        "libvirt",
+        "obd vm: machines that libvirt runs",
+        "apt-get install libvirt-daemon-system libvirt-dev pkg-config gcc; "
+        "pip install libvirt-python",
+        False,
+        doctor_vm.libvirt,
+    ),
+    _Check(
+        "apparmor",
+        "disks of machines that the system's libvirt runs",
+        "echo '/run/obd/*/nbd.sock rw,' >> "
+        "/etc/apparmor.d/local/abstractions/libvirt-qemu; systemctl reload apparmor",
+        False,
+        doctor_vm.apparmor,
+    ),
+    _Check(
+        "selinux",
+        "disks of machines that the system's libvirt runs",
+        "semanage fcontext -a -t svirt_image_t '/run/obd(/.*)?'; "
+        "restorecon -R /run/obd",
+        False,
+        doctor_vm.selinux,
+    ),
+    _Check(
+        "containers",
+        "programs of a mounted image as containers",
+        "apt-get install crun runc",
+        False,
+        _program("crun", "runc"),
     ),
     _Check(
         "e2fsprogs",

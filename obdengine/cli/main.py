@@ -141,6 +141,48 @@ def _trace() -> click.Command:
     return trace
 
 
+def _attach() -> click.Command:
+    from obdengine.cli.attach import attach
+
+    return attach
+
+
+def _detach() -> click.Command:
+    from obdengine.cli.attach import detach
+
+    return detach
+
+
+def _ps() -> click.Command:
+    from obdengine.cli.attach import ps
+
+    return ps
+
+
+def _mount() -> click.Command:
+    from obdengine.cli.mount import mount
+
+    return mount
+
+
+def _umount() -> click.Command:
+    from obdengine.cli.mount import umount
+
+    return umount
+
+
+def _manager() -> click.Command:
+    from obdengine.cli.manager import manager
+
+    return manager
+
+
+def _vm() -> click.Command:
+    from obdengine.cli.vm import vm
+
+    return vm
+
+
 def _doctor() -> click.Command:
     from obdengine.cli.doctor import doctor
 
@@ -166,6 +208,13 @@ class _Commands(click.Group):
         "copy": _copy,
         "cache": _cache,
         "trace": _trace,
+        "attach": _attach,
+        "detach": _detach,
+        "ps": _ps,
+        "mount": _mount,
+        "umount": _umount,
+        "manager": _manager,
+        "vm": _vm,
         "doctor": _doctor,
     }
 

@@ -21,22 +21,21 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import quote
 
 import click
 
 import obdengine
-from obdengine.cli import nbdkit
 from obdengine.cli.export import Export
 from obdengine.cli.images import layer_files
-from obdengine.device import Device
+from obdengine.cli.storage_daemon import KINDS, shown
+from obdengine.cli.tls import Tls, tls_options
+from obdengine.cli.writing import writing_options
 from obdengine.errors import ObdError, UsageError
-from obdengine.layer import UpperOptions
+from obdengine.host import nbdkit
+from obdengine.host.export import Writing, image_keys
 from obdengine.ops.background import Serving
-from obdengine.ops.folder import CONFIG_NAME
-from obdengine.ops.resolve import absolute
-from obdengine.units import parse_size
 
 __all__ = ["SplitCommand", "run_served", "serve"]
 
@@ -44,6 +43,9 @@ __all__ = ["SplitCommand", "run_served", "serve"]
 # what was written last is made durable first, on a disk that may be slow.
 _STOP_SECONDS = 5
 _STOP_WRITING_SECONDS = 120
+
+_HERE = "127.0.0.1"
+_NO_TLS = Tls()
 
 
 @dataclass(frozen=True)
@@ -54,14 +56,24 @@ class _Address:
     host: str
     port: int
     name: str
+    tls: Tls = _NO_TLS
+    kind: str = "nbd"
 
     @property
     def uri(self) -> str:
-        name = quote(self.name, safe="")
+        if self.kind != "nbd":
+            return str(self.socket)
+        name, scheme = quote(self.name, safe=""), "nbds" if self.tls.on else "nbd"
+        words = dict(self.tls.parameters)
         if self.socket:
-            return f"nbd+unix:///{name}?socket={quote(str(self.socket))}"
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"nbd://{host}:{self.port}/{name}"
+            scheme, place = f"{scheme}+unix", ""
+            words["socket"] = quote(str(self.socket))
+        else:
+            host = f"[{self.host}]" if ":" in self.host else self.host
+            place = f"{host}:{self.port}"
+        place = f"{self.tls.user}@{place}" if self.tls.user else place
+        query = "&".join(f"{key}={value}" for key, value in words.items())
+        return f"{scheme}://{place}/{name}{'?' if query else ''}{query}"
 
     @property
     def variables(self) -> dict[str, str]:
@@ -77,60 +89,9 @@ class _Address:
     def options(self) -> list[str]:
         """What nbdkit is told."""
         if self.socket:
-            return ["--unix", str(self.socket)]
-        return ["--ipaddr", self.host, "--port", str(self.port)]
-
-
-class _Writing(NamedTuple):
-    """What the options say about writing."""
-
-    read_write: bool
-    upper: Path | None
-    form: str | None
-    max_size: int | None
-    garbage: int | None
-
-    @property
-    def wanted(self) -> bool:
-        return self.read_write or self.upper is not None
-
-    def check(self) -> None:
-        """Raise UsageError for options that need others."""
-        if self.form and not self.upper:
-            raise UsageError("--form goes with --upper")
-        if not self.wanted and (self.max_size, self.garbage) != (None, None):
-            raise UsageError("--max-size and --garbage go with --upper or --read-write")
-
-    def open(
-        self, image: Sequence[str], service: Path | None, serving: Serving | None
-    ) -> Device:
-        """Open the image as it is to be served."""
-        return obdengine.open(
-            list(image),
-            readonly=not self.wanted,
-            upper=self.upper,
-            form=self.form or "append",
-            options=UpperOptions(self.max_size, self.garbage),
-            service=service,
-            serving=serving,
-        )
-
-    def config_of(self, image: Sequence[str]) -> Path:
-        """Return the configuration that describes the image with its upper."""
-        found = self.upper / CONFIG_NAME if self.upper else Path(image[0])
-        return found.absolute()
-
-    @property
-    def keys(self) -> list[str]:
-        """What the plugin is told."""
-        pairs = {
-            "upper": self.upper and self.upper.absolute(),
-            "form": self.form,
-            "max-size": self.max_size,
-            "garbage": self.garbage,
-        }
-        said = [f"{key}={value}" for key, value in pairs.items() if value is not None]
-        return [*said, "readonly=false"] if self.wanted else said
+            return ["--unix", str(self.socket), *self.tls.options]
+        where = ["--ipaddr", self.host, "--port", str(self.port)]
+        return [*where, *self.tls.options]
 
 
 # Options that are paths, and keys of the plugin.
@@ -170,33 +131,22 @@ class SplitCommand(click.Command):
 @click.option("--name", default="", metavar="EXPORT", help="Name of the export.")
 @click.option(
     "--engine",
-    type=click.Choice(["nbdkit", "native"]),
+    type=click.Choice(["nbdkit", "native", "qemu-storage-daemon"]),
     default="nbdkit",
-    help="Serve by nbdkit (the default), or by obd itself.",
+    help="Serve by nbdkit (the default), by obd itself, or by QEMU's daemon on top.",
 )
+@click.option(
+    "--as",
+    "kind",
+    type=click.Choice(KINDS),
+    default="nbd",
+    help="With qemu-storage-daemon, what to be at --socket (nbd).",
+)
+@tls_options
 @click.option(
     "--threads", type=click.IntRange(1, 256), help="Requests of nbdkit at a time (16)."
 )
-@click.option(
-    "--upper",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Write to a layer in this folder; it is made if it is new.",
-)
-@click.option(
-    "--read-write", "-w", is_flag=True, help="Write to the image's own upper."
-)
-@click.option(
-    "--form",
-    type=click.Choice(["append", "sparse"]),
-    help="Form of a new writable layer (append).",
-)
-@click.option(
-    "--max-size", type=parse_size, metavar="SIZE", help="Most that its data may take."
-)
-@click.option(
-    "--garbage", type=parse_size, metavar="SIZE", help="Overwritten data kept (1G)."
-)
+@writing_options
 @click.option(
     "--control",
     type=click.Path(path_type=Path),
@@ -231,6 +181,7 @@ def serve(
     bind: str | None,
     name: str,
     engine: str,
+    kind: str,
     threads: int | None,
     **options: Any,
 ) -> int:
@@ -239,21 +190,36 @@ def serve(
     With COMMAND, run that with $uri and $unixsocket set, and end with it.
     """
     _check(socket, port, bind, threads if engine == "native" else None)
+    tls = Tls(**{key: options.pop(key) for key in Tls._fields})
+    tls.check(bind or _HERE, port, engine)
+    _check_kind(kind, engine, socket)
     paths = {key: options.pop(key) for key in _PATHS}
-    writing = _Writing(**options)
+    writing = Writing(**options)
     writing.check()
     with ExitStack() as stack:
         socket = _place(socket, port, stack)
-        address = _Address(socket, bind or "127.0.0.1", port or 0, name)
-        running: AbstractContextManager[subprocess.Popen[bytes] | None]
-        if engine == "native":
-            running = _natively(address, writing, image, paths)
-        else:
-            keys = _keys(writing, image, {"export": name, **paths})
-            nbdkit_options = ["--threads", str(threads)] if threads else []
-            running = _running(address, nbdkit_options, keys, writing.wanted)
+        address = _Address(socket, bind or _HERE, port or 0, name, tls, kind)
+        nbdkit_options = ["--threads", str(threads)] if threads else []
+        running = _serving(engine, address, nbdkit_options, writing, image, paths)
         server = stack.enter_context(running)
         return _run(command, address) if command else _wait(server, address)
+
+
+def _serving(
+    engine: str,
+    address: _Address,
+    options: Sequence[str],
+    writing: Writing,
+    image: Sequence[str],
+    paths: dict[str, Path | None],
+) -> AbstractContextManager[subprocess.Popen[bytes] | None]:
+    """Return what serves an image for a block, by an engine."""
+    if engine == "native":
+        return _natively(address, writing, image, paths)
+    if engine == "nbdkit":
+        keys = _keys(writing, image, {"export": address.name, **paths})
+        return _running(address, options, keys, writing.wanted)
+    return _on_top(address, options, _keys(writing, image, paths), writing.wanted)
 
 
 def _check(
@@ -268,10 +234,32 @@ def _check(
         raise UsageError("--bind goes with --port")
 
 
+def _check_kind(kind: str, engine: str, socket: Path | None) -> None:
+    """Raise UsageError for what only QEMU's daemon can be."""
+    if engine != "qemu-storage-daemon" and kind != "nbd":
+        raise UsageError("--as goes with --engine qemu-storage-daemon")
+    if engine == "qemu-storage-daemon" and not socket:
+        raise UsageError(f"{engine} needs --socket, the place to be at")
+
+
+@contextmanager
+def _on_top(
+    address: _Address, options: Sequence[str], keys: Sequence[str], writing: bool
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Yield an nbdkit, which QEMU's daemon shows at the address."""
+    assert address.socket is not None
+    with tempfile.TemporaryDirectory(prefix="obd-") as folder:
+        inner = _Address(Path(folder, "socket"), _HERE, 0, "")
+        with _running(inner, options, keys, writing) as server:
+            where = (Path(folder, "socket"), address.socket, address.name)
+            with shown(address.kind, *where, writing):
+                yield server
+
+
 @contextmanager
 def _natively(
     address: _Address,
-    writing: _Writing,
+    writing: Writing,
     image: Sequence[str],
     paths: dict[str, Path | None],
 ) -> Iterator[None]:
@@ -283,7 +271,7 @@ def _natively(
             yield
 
 
-def _keys(writing: _Writing, image: Sequence[str], more: dict[str, Any]) -> list[str]:
+def _keys(writing: Writing, image: Sequence[str], more: dict[str, Any]) -> list[str]:
     """Return what the plugin is told, once the image has been opened here.
 
     What is wrong with it gets its own exit code that way.
@@ -314,7 +302,7 @@ def run_served(image: Sequence[str], command: Sequence[str], keys: list[str]) ->
 def _image_keys(image: Sequence[str]) -> list[str]:
     """Return what names the image to the plugin, once it is known to be one."""
     layer_files(image)
-    return [f"config={absolute(word)}" for word in image]
+    return image_keys(image)
 
 
 def _place(socket: Path | None, port: int | None, stack: ExitStack) -> Path | None:

@@ -31,6 +31,7 @@ from obdengine.units import GIB, human_size
 __all__ = ["Entry", "FileSystem", "open_file_system"]
 
 _MAX_LINKS = 40
+_LISTS_KEPT = 256
 _INLINE_DATA = 0x10000000
 
 # Bytes of a file in one answer: a damaged inode may claim any size.
@@ -91,23 +92,23 @@ class FileSystem:
         there is nothing, BadFileSystem where it is damaged.
         """
         ino = self._resolve(path)
-        waiting = [(b"/".join(_parts(path)), ino, frozenset((ino,)))]
+        waiting = [(b"/".join(_parts(path)), ino)]
+        folders: set[int] = set()
         while waiting:
-            name, ino, above = waiting.pop()
+            name, ino = waiting.pop()
             entry = self._entry(name, ino)
             yield entry
             if not stat.S_ISDIR(entry.mode):
                 continue
+            if ino in folders:
+                raise BadFileSystem(
+                    self._volume.name, f"directory {ino} is in two places"
+                )
+            folders.add(ino)
             below = self._volume.list(ino)
             for word in sorted(below, reverse=True):
-                child = below[word][0]
-                if child in above:
-                    raise BadFileSystem(
-                        self._volume.name, f"directory {child} is inside itself"
-                    )
-                waiting.append(
-                    (name + b"/" + word if name else word, child, above | {child})
-                )
+                path_of = name + b"/" + word if name else word
+                waiting.append((path_of, below[word][0]))
 
     def stat(self, path: _Path, *, follow: bool = True) -> Entry:
         """Return what is at path; follow: where a symbolic link points to."""
@@ -204,11 +205,8 @@ class FileSystem:
             if name in (b"", b"."):
                 continue
             here = self._volume.stat(trail[-1])
-            found = (
-                self._volume.list(trail[-1]).get(name)
-                if stat.S_ISDIR(here.mode)
-                else None
-            )
+            is_folder = stat.S_ISDIR(here.mode)
+            found = self._names(trail[-1]).get(name) if is_folder else None
             if found is None:
                 raise SourceMissing(f"{self._volume.name}: no {_shown(path)} in it")
             if not (left or follow) or not self._is_link(found[0]):
@@ -224,6 +222,14 @@ class FileSystem:
                 trail = [ROOT]
             left.extendleft(reversed(target.split(b"/")))
         return trail[-1]
+
+    def _names(self, ino: int) -> dict[bytes, tuple[int, int]]:
+        """Return the entries of a directory, which many paths go through."""
+        if ino not in self._lists:
+            if len(self._lists) == _LISTS_KEPT:
+                self._lists.clear()
+            self._lists[ino] = self._volume.list(ino)
+        return self._lists[ino]
 
     def _is_link(self, ino: int) -> bool:
         return stat.S_ISLNK(self._volume.stat(ino).mode)

@@ -44,6 +44,7 @@ _MAX_PIECES = 1 << 20
 
 _MAX_SIZE = 1 << 62
 _BILLION = 10**9
+_MAX_TIME = 10**18 * _BILLION
 _DECIMAL = re.compile(rb"(-?)(\d{1,18})(?:\.(\d*))?")
 
 # Types whose header may say a size and that have no data all the same.
@@ -118,7 +119,7 @@ class TarReader:
         self._base = 0  # where in the archive the buffer starts
         self._left = self._padding = 0  # of the member's data
         self._about = name
-        self._globals: list[tuple[bytes, bytes]] = []
+        self._globals: dict[bytes, bytes] = {}
 
     @property
     def position(self) -> int:
@@ -240,7 +241,9 @@ class TarReader:
             if kind in b"xX":
                 records = self._records(block)
             elif kind == ord("g"):
-                self._globals += self._records(block)
+                self._globals.update(self._records(block))
+                if sum(map(len, self._globals.values())) > _MAX_RECORDS:
+                    self._bad("size of all global PAX records")
             elif kind == ord("L"):
                 name = self._text(block)
             elif kind == ord("K"):
@@ -250,7 +253,7 @@ class TarReader:
                 self._padding = -self._left % _BLOCK
             else:
                 member = self._member(block, offset, name, target)
-                self._finish(member, block, [*self._globals, *records])
+                self._finish(member, block, [*self._globals.items(), *records])
                 return member
         if records or name is not None or target is not None:
             self._bad("the archive ends after a header that is about the next one")
@@ -308,9 +311,17 @@ class TarReader:
                 self._left = self._padding = 0
 
     def _judge(self, member: Member) -> None:
-        for word, value in (("uid", member.uid), ("gid", member.gid)):
+        numbers = {
+            "uid": member.uid,
+            "gid": member.gid,
+            "devmajor": member.major,
+            "devminor": member.minor,
+        }
+        for word, value in numbers.items():
             if not 0 <= value <= 0xFFFFFFFF:
                 self._bad(word, expected="32 bits", found=value)
+        if abs(member.mtime) > _MAX_TIME:
+            self._bad("mtime", found=member.mtime // _BILLION)
         if not 0 <= member.size < _MAX_SIZE:
             self._bad("size", found=member.size)
         if b"\0" in member.name or b"\0" in member.target:
@@ -362,11 +373,14 @@ class TarReader:
         self._skip(-size % _BLOCK)
         while at < size and raw[at]:
             space = raw.find(b" ", at, at + 20)
-            digits = raw[at:space]
-            length = int(digits) if space > 0 and digits.isdigit() else 0
-            key, equals, value = raw[space + 1 : at + length - 1].partition(b"=")
-            end = at + length
-            if not equals or end > size or raw[end - 1] != ord("\n"):
+            if space < 0 or not raw[at:space].isdigit():
+                self._bad("a PAX record")
+            end = at + int(raw[at:space])
+            # Each is longer than its own length, so this comes to an end.
+            if not space + 2 < end <= size or raw[end - 1] != ord("\n"):
+                self._bad("a PAX record")
+            key, equals, value = raw[space + 1 : end - 1].partition(b"=")
+            if not equals:
                 self._bad("a PAX record")
             found.append((key, value))
             at = end

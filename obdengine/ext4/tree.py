@@ -206,18 +206,26 @@ class Tree:
 
     def hide(self, at: Directory, name: bytes) -> None:
         """Remove what lower layers brought of an entry, if there is one."""
-        entry = at.entries.get(name)
-        if entry is None or (at is self.root and name == _LOST_AND_FOUND):
-            return
-        if name not in at.brought:
-            self.remove(at, name)
-        elif entry[1] == DIRECTORY:
-            self.hide_below(self._hold(entry[0], at.ino))
+        if name in at.entries:
+            self._hide(at, [name])
 
     def hide_below(self, at: Directory) -> None:
         """Remove what lower layers brought of a directory's content."""
-        for name in list(at.entries):
-            self.hide(at, name)
+        self._hide(at, list(at.entries))
+
+    def _hide(self, at: Directory, names: list[bytes]) -> None:
+        waiting = [(at, names)]
+        while waiting:
+            at, names = waiting.pop()
+            for name in names:
+                ino, kind = at.entries[name]
+                if at is self.root and name == _LOST_AND_FOUND:
+                    continue
+                if name not in at.brought:
+                    self.remove(at, name)
+                elif kind == DIRECTORY:
+                    below = self._hold(ino, at.ino)
+                    waiting.append((below, list(below.entries)))
 
     def save(self) -> None:
         """Write every directory that has changed."""

@@ -19,7 +19,6 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 from urllib.parse import quote, urlencode, urljoin
-from urllib.request import parse_http_list
 
 from obdengine.errors import AccessDenied, BadAnswer, SourceError
 from obdengine.oci.credentials import Credential, Credentials
@@ -54,6 +53,8 @@ def challenges_of(headers: Collection[str]) -> Iterator[Challenge]:
     A header may have several, whose parameters are parted by commas as well:
     one with a space before its first "=" begins the next.
     """
+    from urllib.request import parse_http_list  # slow to import
+
     current: Challenge | None = None
     for text in headers:
         for item in parse_http_list(text):
@@ -272,4 +273,4 @@ def _read_token(name: str, body: bytes) -> tuple[str, float]:
         token, life = None, 0.0
     if not isinstance(token, str) or not token.isascii() or not token.isprintable():
         raise BadAnswer(f"{name}: gave no token")
-    return token, min(max(life, 1.0), 86400.0)
+    return token, min(life, 86400.0) if life >= 1.0 else 1.0

@@ -39,7 +39,7 @@ from obdengine.oci.reference import REGISTRY, Reference
 from obdengine.oci.settings import RegistrySettings
 from obdengine.oci.store import OpenStream, Progress
 from obdengine.oci.upload import Forgotten, Upload
-from obdengine.source.hosts import origin_of, shown
+from obdengine.source.hosts import decimal, origin_of, shown
 from obdengine.source.http import HttpSource, HttpStream
 from obdengine.source.transport import Reply
 
@@ -141,8 +141,8 @@ class RegistryStore:
             reply = self._ask("HEAD", f"/blobs/{digest}")
         except SourceMissing:
             return None
-        length = reply.headers.get("Content-Length", "")
-        return int(length) if length.isdecimal() else -1
+        size = decimal(reply.headers.get("Content-Length", ""))
+        return -1 if size is None else size
 
     def tags(self) -> list[str]:
         """Return the names of what is there, sorted."""

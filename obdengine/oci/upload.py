@@ -23,7 +23,7 @@ from obdengine.oci.client import Client
 from obdengine.oci.digest import DigestReader
 from obdengine.oci.manifest import Descriptor
 from obdengine.oci.store import OpenStream, Progress
-from obdengine.source.hosts import Place, judge_answer
+from obdengine.source.hosts import Place, decimal, judge_answer
 from obdengine.source.patience import Passing, Patience
 from obdengine.source.transport import Answer, Reply
 
@@ -218,10 +218,8 @@ def _upgraded(url: str, location: str) -> str:
 
 
 def _piece_size(wanted: int, start: Reply) -> int:
-    least = start.headers.get("OCI-Chunk-Min-Length", "")
-    if least.isdecimal():
-        wanted = max(wanted, min(int(least), _MAX_PIECE))
-    return wanted
+    least = decimal(start.headers.get("OCI-Chunk-Min-Length", "")) or 0
+    return max(wanted, min(least, _MAX_PIECE))
 
 
 def _read(reader: DigestReader, size: int) -> bytes:

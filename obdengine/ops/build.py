@@ -29,6 +29,7 @@ from obdengine.oci.manifest import Descriptor
 from obdengine.oci.store import Store
 from obdengine.ops.chain import chain_ids, uuid_of
 from obdengine.ops.feed import LayerFeed
+from obdengine.ops.host_fs import HostMake, apply_on_host
 from obdengine.ops.known import KnownLayers, key_of
 from obdengine.ops.layer_file import LayerOptions, Written
 from obdengine.ops.stacking import Stacking
@@ -58,6 +59,7 @@ class BuildOptions:
         layer: how its layers are written; their uuids follow from the image.
         known: layers that were converted before; None: convert all.
         service: how layers are read that are in a registry only.
+        host: a file system that this host makes, in place of ext4.
     """
 
     size: int = DEFAULT_SIZE
@@ -65,6 +67,7 @@ class BuildOptions:
     layer: LayerOptions = field(default_factory=LayerOptions)
     known: KnownLayers | None = None
     service: Service | None = None
+    host: HostMake | None = None
 
 
 @dataclass(frozen=True)
@@ -185,12 +188,18 @@ class _Job:
     def _fill(self, disk: Device, number: int) -> None:
         descriptor = self._image.layers[number]
         name = f"layer {number + 1} ({descriptor.digest[:19]})"
-        if number == 0:
-            ext4.make_file_system(disk, self._options.make)
+        options, host = self._options, self._options.host
+        if number == 0 and not host:
+            ext4.make_file_system(disk, options.make)
         diff_id = self._image.diff_ids[number]
         blob = lambda: self._store.blob(descriptor)  # noqa: E731
         with LayerFeed(blob, diff_id, name, self._show) as feed:
-            applied = ext4.apply_layer(disk, feed, name=name)
+            if host:
+                make = None if number else host
+                place = self._stack.folder
+                applied = apply_on_host(disk, feed, host.kind, place, make)
+            else:
+                applied = ext4.apply_layer(disk, feed, name=name)
             feed.finish()
         self.notes += [f"{name}: {note}" for note in applied.notes]
 
@@ -224,6 +233,7 @@ class _Job:
                 "chain": self.chain_ids[number],
                 "size": self._options.size,
                 "make": _words(self._options.make),
+                "host": repr(self._options.host),
                 "layer": _words(self._options.layer, "threads", "uuid", "parent_uuid"),
             }
         )

@@ -50,6 +50,8 @@ _UPPER_FILE = re.compile(r"upper-\d+\.(data|index)")
 # In a lower's row: what counts from the folder of the configuration.
 _PATH_KEYS = ("file", "dir", "targetFile", "gzipIndex")
 
+_ACCELERATED = "accelerationLayer"  # the last of lowers is a trace
+
 _OWN_KEY = "obdengine"
 _REMOVE = "remove"  # in _OWN_KEY: names of files that a change has left over
 
@@ -168,8 +170,10 @@ def row_of(layer: LayerFile, folder: Path | None = None) -> dict[str, Any]:
 
 
 def rows_of(config: Path, folder: Path) -> list[dict[str, Any]]:
-    """Return the lowers of config as a configuration in folder has to say them."""
-    rows: list[dict[str, Any]] = _read(config).get("lowers") or []
+    """Return the layers of config as a configuration in folder has to say them."""
+    found = _read(config)
+    rows: list[dict[str, Any]] = found.get("lowers") or []
+    rows = rows[:-1] if found.get(_ACCELERATED) else rows
     if config.parent.resolve() == folder.resolve():
         return rows
     return [
@@ -192,17 +196,19 @@ def change_config(
     like: Path | None = None,
     left_over: Sequence[Path] = (),
     repo_blob_url: str = "",
+    accelerated: bool = False,
 ) -> None:
     """Give a configuration other lowers and upper, durably and in one step.
 
     Every other key that it has stays; a new one has those of like. room None:
     as it was. left_over: files of the old upper, for remove_left_overs().
-    repo_blob_url: where a registry has the lowers, "" as it was.
+    repo_blob_url: where a registry has the lowers, "" as it was. accelerated:
+    the last of lowers is no layer, but what is read first.
     """
     found = _read(path) or (_read(like) if like else {})
     if repo_blob_url:
         found["repoBlobUrl"] = repo_blob_url
-    found["lowers"] = list(lowers)
+    found["lowers"] = [*lowers, *_first_read(found, path.exists(), accelerated)]
     found["upper"] = _upper_object(path.parent, upper) if upper else {}
     own = dict(found.get(_OWN_KEY) or {})
     if room is not None:
@@ -216,6 +222,23 @@ def change_config(
     if own:
         found[_OWN_KEY] = own
     _write(path, found)
+
+
+def _first_read(
+    found: dict[str, Any], same: bool, accelerated: bool
+) -> list[dict[str, Any]]:
+    """Return the lower that is no layer, to be put above others, if there is one.
+
+    found is the configuration as it was, of the same place or another one,
+    where the file would not be found.
+    """
+    if accelerated:
+        found[_ACCELERATED] = True
+    elif found.get(_ACCELERATED) and same:
+        return [found["lowers"][-1]]
+    else:
+        found.pop(_ACCELERATED, None)
+    return []
 
 
 def remove_left_overs(path: Path) -> list[Path]:

@@ -14,12 +14,14 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import ClassVar
 from urllib.parse import urlsplit
 
 from obdengine import oci
 from obdengine.blob import tar
 from obdengine.config import Image, LayerFile
 from obdengine.device import Device
+from obdengine.device.trace import unpack_trace
 from obdengine.errors import (
     ConfigError,
     ObdError,
@@ -39,6 +41,7 @@ from obdengine.oci.manifest import (
 )
 from obdengine.oci.store import OpenStream, Progress
 from obdengine.ops.layers import open_layers
+from obdengine.ops.traces import pack_acceleration
 from obdengine.source import FileSource, MemorySource, Source
 from obdengine.source.joined import JoinedSource
 from obdengine.source.stream import SourceStream
@@ -77,6 +80,8 @@ class LocalStore:
         url = image.repo_blob_url
         self.home = urlsplit(url).netloc, oci.repository_of(f"{url.rstrip('/')}/")
         self._layers = [_Layer(file, client) for file in image.layers]
+        if image.plans.acceleration:
+            self._layers.append(_Trace(image.plans.acceleration, client))
         kept = _kept(folder, self._layers) if folder else None
         self._manifest, self._config = kept or _made(image, self._layers, folder)
 
@@ -146,6 +151,8 @@ class _Layer:
         digest, size: of what is sent.
     """
 
+    marks: ClassVar[dict[str, str]] = {words.VERSION: words.VERSION_NATIVE}
+
     def __init__(self, file: LayerFile, client: oci.Client) -> None:
         """Hash the layer unless what it is is known."""
         if file.is_turbo:
@@ -181,6 +188,22 @@ class _Layer:
         return JoinedSource([head, source, tail], source.name)
 
 
+class _Trace(_Layer):
+    """What is read first, as a layer that is none."""
+
+    marks: ClassVar[dict[str, str]] = {words.ACCELERATION_LAYER: "yes"}
+
+    def open(self) -> Source:
+        """Return it as it is sent: a blob, or the tar of a file `trace`."""
+        file = self._file
+        if not file.dir:
+            return FileSource(file.path) if file.path else super().open()
+        path = file.dir / "trace"
+        with SourceStream(FileSource(path)) as stream:
+            reads = unpack_trace(stream.read(), str(path))
+        return MemorySource(pack_acceleration(reads), str(path))
+
+
 def _hashed(source: Source) -> str:
     hasher = hashlib.sha256()
     for offset in range(0, source.size, MIB):
@@ -206,17 +229,18 @@ def _made(
     image: Image, layers: Sequence[_Layer], folder: Path | None
 ) -> tuple[bytes, bytes]:
     """Return a new manifest and configuration for layers."""
-    annotations = {words.VERSION: words.VERSION_NATIVE}
     kind = _file_system(image)
-    if kind:
-        annotations[words.BLOB_FS_TYPE] = kind
     described = [
         Descriptor(
             words.OCI_LAYER,
             layer.digest,
             layer.size,
-            annotations=annotations
-            | {words.BLOB_DIGEST: layer.digest, words.BLOB_SIZE: str(layer.size)},
+            annotations={
+                **layer.marks,
+                words.BLOB_DIGEST: layer.digest,
+                words.BLOB_SIZE: str(layer.size),
+                **({words.BLOB_FS_TYPE: kind} if kind else {}),
+            },
         )
         for layer in layers
     ]

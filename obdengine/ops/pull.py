@@ -4,6 +4,7 @@ pull - an image out of a store into a folder: layer files, and a configuration.
 
     DIR/layer-N.obd            a layer, counted from 1, the lowest
     DIR/layer-N/...            the files of a TurboOCI layer, and its target
+    DIR/acceleration.tar       what is read first, if the image says that
     DIR/manifest.json          the documents of the image, as they were
     DIR/image.json
     DIR/config.v1.json         last: where it is, everything is
@@ -30,7 +31,7 @@ from obdengine.oci.store import Progress, Store
 from obdengine.ops.blobs_at_once import for_all
 from obdengine.ops.folder import CONFIG_NAME, change_config, row_of
 from obdengine.ops.local_store import IMAGE_NAME, MANIFEST_NAME
-from obdengine.ops.resolve import block_layers, is_turbo
+from obdengine.ops.resolve import acceleration_layer, block_layers, is_turbo
 from obdengine.ops.transfer import target_of
 from obdengine.ops.turbo_blob import unpacked
 from obdengine.source import FileSource
@@ -40,7 +41,7 @@ from obdengine.units import MIB
 
 __all__ = ["Pulled", "pull_image"]
 
-_TARGET = "target"
+_TARGET, _FIRST = "target", "acceleration.tar"
 
 
 @dataclass
@@ -81,16 +82,17 @@ def pull_image(
     image = oci.resolve_image(store, which, platform=platform)
     layers = block_layers(store.name, image)
     _judge_folder(folder, image)
-    pulling = _Pulling(store, folder, layers)
+    pulling = _Pulling(store, folder, layers, acceleration_layer(image))
     blobs = list({blob.digest: blob for blob in pulling.blobs}.values())
     for_all(blobs, pulling.fetch, parallel=parallel, progress=progress)
     _write(folder / MANIFEST_NAME, image.raw)
     _write(folder / IMAGE_NAME, image.config_raw)
-    files = [pulling.file(number) for number in range(len(layers))]
+    files = pulling.named()[: len(layers)]
     config = folder / CONFIG_NAME
     base = f"{store.base}/blobs" if isinstance(store, RegistryStore) else ""
-    rows = [_relative(row_of(file, folder), folder) for file in files]
-    change_config(config, rows, None, repo_blob_url=base)
+    rows = [_relative(row_of(file, folder), folder) for file in pulling.named()]
+    accelerated = len(rows) > len(files)
+    change_config(config, rows, None, repo_blob_url=base, accelerated=accelerated)
     pulled = pulling.pulled
     return Pulled(config, image.descriptor.digest, files, *pulled)
 
@@ -119,9 +121,14 @@ class _Pulling:
     """The layers of one image on their way into a folder."""
 
     def __init__(
-        self, store: Store, folder: Path, layers: Sequence[Descriptor]
+        self,
+        store: Store,
+        folder: Path,
+        layers: Sequence[Descriptor],
+        first: Descriptor | None,
     ) -> None:
         self._store, self._folder, self._layers = store, folder, layers
+        self._first = first
         self._lock = threading.Lock()
         self._counts = [0, 0, 0]
         # Where each blob goes; one may be in an image twice.
@@ -135,6 +142,8 @@ class _Pulling:
                     raise SourceMissing(f"{store.name}: the target of layers[{number}]")
                 self._want(target, place / _TARGET)
             self._want(layer, place if is_turbo(layer) else place.with_suffix(".obd"))
+        if first:
+            self._want(first, folder / _FIRST)
 
     @property
     def pulled(self) -> tuple[int, int, int]:
@@ -167,8 +176,15 @@ class _Pulling:
             out.commit()
         return True
 
-    def file(self, number: int) -> LayerFile:
-        """Return what a configuration says of a layer that is here."""
+    def named(self) -> list[LayerFile]:
+        """Return the layers that are here, and last what is read first, if any."""
+        found = [self._file(number) for number in range(len(self._layers))]
+        if self._first:
+            path, first = self._folder / _FIRST, self._first
+            found.append(LayerFile(path, first.digest, first.size))
+        return found
+
+    def _file(self, number: int) -> LayerFile:
         layer = self._layers[number]
         place = self._folder / f"layer-{number + 1}"
         if not is_turbo(layer):

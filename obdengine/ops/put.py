@@ -21,11 +21,14 @@ from obdengine.errors import UsageError
 from obdengine.ops.build import DEFAULT_SIZE
 from obdengine.ops.disks import STREAM
 from obdengine.ops.feed import LayerFeed, OpenBlob
+from obdengine.ops.host_fs import EXT4, HostMake, apply_on_host, kind_of
 from obdengine.ops.layer_file import LayerOptions, Written
 from obdengine.ops.layers import open_layers
 from obdengine.ops.stacking import Stacking
 
 __all__ = ["put_on_top"]
+
+_USUAL = ext4.MakeOptions()
 
 
 def put_on_top(
@@ -35,7 +38,7 @@ def put_on_top(
     name: str,
     base: Image | None = None,
     size: int | None = None,
-    make: ext4.MakeOptions | None = None,
+    make: ext4.MakeOptions | HostMake = _USUAL,
     options: LayerOptions | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> tuple[Written, list[str]]:
@@ -51,10 +54,10 @@ def put_on_top(
     notes: list[str] = []
 
     def fill(disk: Device) -> None:
-        if not below:
+        if not below and isinstance(make, ext4.MakeOptions):
             ext4.make_file_system(disk, make)
         with LayerFeed(open_tar, None, name, progress) as feed:
-            notes.extend(ext4.apply_layer(disk, feed, name=name).notes)
+            notes.extend(_apply(disk, feed, stack.folder, None if below else make))
             feed.finish()
 
     chosen = size or (_size_of(below) if below else DEFAULT_SIZE)
@@ -64,6 +67,21 @@ def put_on_top(
         layer = options or LayerOptions()
         future = stack.grow(fill, Path(dst), layer, lambda written: written)
         return future.result(), notes
+
+
+def _apply(
+    disk: Device,
+    feed: LayerFeed,
+    folder: Path,
+    make: ext4.MakeOptions | HostMake | None,
+) -> list[str]:
+    """Apply a tar to a disk, whose file system is there or is to be made."""
+    if isinstance(make, HostMake):
+        return apply_on_host(disk, feed, make.kind, folder, make).notes
+    kind = EXT4 if make else kind_of(disk)
+    if kind != EXT4:
+        return apply_on_host(disk, feed, kind, folder).notes
+    return ext4.apply_layer(disk, feed, name=feed.name).notes
 
 
 def _layers_of(base: Image) -> list[LayerFile]:

@@ -110,7 +110,10 @@ class FolderTarget:
         path = self.folder / f"layer-{number}.obd"
         if path not in self._files:
             if path.exists():
-                raise UsageError(f"{path}: is there already")
+                raise UsageError(
+                    f"{path}: is there already",
+                    hint="an attempt that was killed may have left it: remove it then",
+                )
             self._files.append(path)
         return path
 
@@ -168,11 +171,14 @@ class StoreTarget:
         folder: Path,
         *,
         subject: Descriptor | None = None,
+        fs_type: str = FS_TYPE,
     ) -> None:
         """Put the image into store as tag.
 
         folder: for temporary files. subject: make it refer to that image.
+        fs_type: what the layers hold.
         """
+        self._fs_type = fs_type
         self.name = f"{store.name}:{tag}" if tag else store.name
         self.folder = folder
         self._store = store
@@ -185,7 +191,7 @@ class StoreTarget:
 
     def place(self, layer: Made) -> LayerFile | None:
         """Return where the blob is, in a layout or a registry, if it is there."""
-        if not self._store.has_blob(_described(layer)):
+        if not self._store.has_blob(self._described(layer)):
             return None
         if isinstance(self._store, RegistryStore):
             url = f"{self._store.base}/blobs/{layer.digest}"
@@ -196,7 +202,9 @@ class StoreTarget:
     def add(self, number: int, layer: Made, file: Path) -> Path | None:
         """Put the blob; return its place when that is a file of this host."""
         del number
-        self._store.put_blob(_described(layer), lambda: SourceStream(FileSource(file)))
+        self._store.put_blob(
+            self._described(layer), lambda: SourceStream(FileSource(file))
+        )
         return self._path_in_layout(layer)
 
     def finish(self, image: ImageManifest | None, layers: Sequence[Made]) -> None:
@@ -208,7 +216,7 @@ class StoreTarget:
         manifest = Manifest(
             words.OCI_MANIFEST,
             config,
-            [_described(layer) for layer in layers],
+            [self._described(layer) for layer in layers],
             annotations=image.manifest.annotations,
             subject=self._subject,
             artifact_type=words.NATIVE_ARTIFACT if self._subject else "",
@@ -220,15 +228,14 @@ class StoreTarget:
 
     def _path_in_layout(self, layer: Made) -> Path | None:
         if isinstance(self._store, LayoutStore):
-            return self._store.path_of(_described(layer))
+            return self._store.path_of(self._described(layer))
         return None
 
-
-def _described(layer: Made) -> Descriptor:
-    annotations = {
-        words.VERSION: words.VERSION_NATIVE,
-        words.BLOB_DIGEST: layer.digest,
-        words.BLOB_SIZE: str(layer.size),
-        words.BLOB_FS_TYPE: FS_TYPE,
-    }
-    return Descriptor(words.OCI_LAYER, layer.digest, layer.size, annotations)
+    def _described(self, layer: Made) -> Descriptor:
+        annotations = {
+            words.VERSION: words.VERSION_NATIVE,
+            words.BLOB_DIGEST: layer.digest,
+            words.BLOB_SIZE: str(layer.size),
+            words.BLOB_FS_TYPE: self._fs_type,
+        }
+        return Descriptor(words.OCI_LAYER, layer.digest, layer.size, annotations)

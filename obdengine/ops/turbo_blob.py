@@ -19,14 +19,14 @@ from obdengine.oci.digest import DigestReader
 from obdengine.oci.manifest import Descriptor
 from obdengine.oci.store import Store
 from obdengine.source.output import Output
-from obdengine.units import GIB, MIB
+from obdengine.units import MIB
 
 __all__ = ["TurboFiles", "unpacked"]
 
 _META_END, _INDEX = ".fs.meta", "gzip.meta"
 
-# An index over a layer of 100 GiB has less.
-_MAX_MEMBER = 4 * GIB
+# What is inside is compressed already, so that it cannot be much more.
+_MAX_RATIO = 16
 _MAX_MEMBERS = 16
 
 
@@ -47,17 +47,17 @@ def unpacked(store: Store, layer: Descriptor, folder: Path) -> TurboFiles:
     found = _there(folder)
     if found is None:
         with store.blob(layer) as reader:
-            _put(reader, folder)
+            _put(reader, folder, layer.size * _MAX_RATIO + MIB)
             found = _there(folder)
     if found is None:
         raise BadHeader(reader.name, f"no {_META_END} in a TurboOCI layer")
     return found
 
 
-def _put(reader: DigestReader, folder: Path) -> None:
+def _put(reader: DigestReader, folder: Path, most: int) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        outs = _unpack(reader, folder)
+        outs = _unpack(reader, folder, most)
     except (tarfile.TarError, zlib.error, EOFError) as error:
         raise BadHeader(reader.name, f"not a TurboOCI layer: {error}") from error
     except OSError as error:
@@ -74,12 +74,12 @@ def _put(reader: DigestReader, folder: Path) -> None:
             out.abandon()
 
 
-def _unpack(reader: DigestReader, folder: Path) -> list[Output]:
+def _unpack(reader: DigestReader, folder: Path, most: int) -> list[Output]:
     outs: list[Output] = []
     try:
         with tarfile.open(fileobj=cast(IO[bytes], reader), mode="r|gz") as archive:
             for number, member in enumerate(archive):
-                if number >= _MAX_MEMBERS or member.size > _MAX_MEMBER:
+                if number >= _MAX_MEMBERS or member.size > most:
                     raise BadHeader(reader.name, "more than a TurboOCI layer has")
                 name = _wanted(member)
                 if name:

@@ -10,6 +10,7 @@ turbo_targets - where TurboOCI layers go: a folder with a configuration, or a st
 from __future__ import annotations
 
 import io
+import os
 import shutil
 from contextlib import suppress
 from dataclasses import dataclass
@@ -201,14 +202,16 @@ class TurboStore:
         self._store = store
         self._tag = tag
         self._subject = subject
+        self._copies: list[Path] = []  # for as long as layers are made
         self._layers: list[Descriptor] = []
         self._diff_ids: list[str] = []
 
     def original(self, number: int, store: Store, layer: Descriptor) -> Path:
         """Put an original layer, and return a file with it."""
         place = _place(store, layer)
-        path = place or self.folder / f"original-{number}"
+        path = place or self.folder / f"obd-{os.getpid()}-original-{number}"
         if place is None:
+            self._copies.append(path)
             _copy(store, layer, path)
         self._store.put_blob(layer, lambda: SourceStream(FileSource(path)))
         kept = _place(self._store, layer)
@@ -254,9 +257,15 @@ class TurboStore:
             artifact_type=words.TURBO_ARTIFACT if self._subject else "",
         )
         self._store.put_manifest(manifest.raw(), words.OCI_MANIFEST, self._tag)
+        self._remove_copies()
 
     def abandon(self) -> None:
         """Leave blobs where they are: nothing names them, others may use them."""
+        self._remove_copies()
+
+    def _remove_copies(self) -> None:
+        for path in self._copies:
+            path.unlink(missing_ok=True)
 
 
 def _place(store: Store, layer: Descriptor) -> Path | None:

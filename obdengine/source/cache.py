@@ -25,6 +25,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
+from weakref import WeakSet
 
 from obdengine.errors import SourceError, SourceMissing
 from obdengine.source.fetcher import Fetcher, Origin
@@ -69,6 +70,17 @@ class CacheOptions(NamedTuple):
     deadline: float = 60.0
 
 
+_all: WeakSet[Cache] = WeakSet()
+
+
+def _after_fork() -> None:
+    for cache in list(_all):
+        cache.forget_threads()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
 class Entry(NamedTuple):
     """One blob in a cache: bytes of it, bytes here, and on the disk."""
 
@@ -97,11 +109,16 @@ class Cache:
         self.gate = Gate(options.connections, options.prefetches)
         self.problem: str | None = None
         self._blobs = options.folder / "blobs"
-        self._lock = threading.RLock()
         self._open: dict[str, tuple[Fetcher, list[Remote]]] = {}
+        self._written = 0
+        self.forget_threads()
+        _all.add(self)
+
+    def forget_threads(self) -> None:
+        """Begin without threads: a process that was forked off has none."""
+        self._lock = threading.RLock()
         self._pools: dict[str, ThreadPoolExecutor] = {}
         self._keeper: _Keeper | None = None
-        self._written = 0
 
     # -- Reading through it
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit, urlunsplit
-from urllib.request import getproxies_environment, proxy_bypass
 
 from obdengine.errors import BadAnswer, ConfigError, UsageError
 from obdengine.source.sockets import is_loopback, tls_context
@@ -22,6 +21,7 @@ __all__ = [
     "HttpSettings",
     "Place",
     "context_for",
+    "decimal",
     "CERTIFICATE_FOLDERS",
     "is_plain_named",
     "judge_answer",
@@ -122,6 +122,12 @@ def judge_answer(url: str, target: str) -> str:
         raise BadAnswer(f"{shown(url)}: sends us to nowhere: {error}") from error
 
 
+def decimal(text: str) -> int | None:
+    """Return a number of bytes that a header says, None when it is none."""
+    value = int(text) if text.isdecimal() and len(text) < 20 else -1
+    return value if 0 <= value < 2**62 else None
+
+
 def origin_of(url: str) -> str:
     """Return scheme://host:port, with the port said, of a url."""
     parts = urlsplit(url)
@@ -176,6 +182,9 @@ def proxy_for(settings: HttpSettings, url: str) -> str | None:
 
     What the environment says does not hold for this machine itself.
     """
+    # It takes longer to import than most commands run.
+    from urllib.request import getproxies_environment, proxy_bypass
+
     parts = urlsplit(url)
     if parts.scheme == "http+unix":
         return None

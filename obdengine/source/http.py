@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 from obdengine.errors import BadAnswer, SourceChanged
 from obdengine.source.contract import check_range, closed, ended_early
-from obdengine.source.hosts import Place, judge_url, origin_of, shown
+from obdengine.source.hosts import Place, decimal, judge_url, origin_of, shown
 from obdengine.source.patience import Passing, Patience
 from obdengine.source.transport import Answer, Auth, Transport
 from obdengine.units import MIB
@@ -175,8 +175,9 @@ class HttpSource:
         def ask(place: Place) -> int:
             with wrong, self._asked(place, 0, 1, patience.end) as answer:
                 if answer.status == 206:
-                    return _range_of(answer, self.name)[2]
-                size = _empty(answer) if answer.status == 416 else answer.length
+                    size = decimal(str(_range_of(answer, self.name)[2]))
+                else:
+                    size = _empty(answer) if answer.status == 416 else answer.length
                 if size is None:
                     raise BadAnswer(f"{self.name}: does not say how long it is")
                 return size

@@ -242,8 +242,8 @@ class _Streak:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._end = self._fetched = 0
-        self._length = 0
+        self._end = 1 << 62  # nothing follows that
+        self._fetched = self._length = 0
 
     def ahead(self, first: int, end: int, refill: int) -> tuple[int, int]:
         """Return the range to fetch behind a miss of [first, end)."""
@@ -252,7 +252,7 @@ class _Streak:
             follows = self._end <= first <= max(self._fetched, self._end) + refill
             self._length = min(self._length + 1, 8) if follows else 0
             self._end = end
-            if self._length < 2:
+            if not self._length:
                 self._fetched = end
                 return end, end
             start = max(end, self._fetched)

@@ -2,7 +2,7 @@
 """
 sockets - connections that keep to a deadline, whatever the other side does.
 
-A timeout of urllib3 is for one call: a server that sends a byte now and then
+A timeout of a socket is for one call: a server that sends a byte now and then
 can hold a request for ever. Here every wait of a socket is cut to what is left
 of the limit that the thread has set. Nothing here knows what is asked for.
 """
@@ -17,19 +17,11 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, ClassVar
-
-from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.exceptions import (
-    ConnectTimeoutError,
-    NameResolutionError,
-    NewConnectionError,
-)
+from typing import Any
 
 __all__ = [
-    "POOLS",
-    "UnixPool",
+    "connect",
+    "connect_unix",
     "is_loopback",
     "speaks_tls",
     "time_limit",
@@ -92,7 +84,7 @@ def speaks_tls(host: str, port: int, seconds: float) -> bool | None:
     try:
         with (
             time_limit(time.monotonic() + seconds, seconds),
-            _connect(host, port, seconds) as sock,
+            connect(host, port, seconds) as sock,
             context.wrap_socket(sock),
         ):
             return True
@@ -114,6 +106,9 @@ def _left(longest: float) -> float:
     return min(left, longest)
 
 
+_PIECE = 64 << 10
+
+
 class _Timed:
     """What both kinds of socket do before they wait."""
 
@@ -130,9 +125,13 @@ class _Timed:
         self.settimeout(_left(_limit.silence))  # type: ignore[attr-defined]
         return super().send(*args)  # type: ignore[misc, no-any-return]
 
-    def sendall(self, *args: Any) -> None:
-        self.settimeout(_left(_limit.silence))  # type: ignore[attr-defined]
-        super().sendall(*args)  # type: ignore[misc]
+    # The timeout of sendall() is for all of it: a slow line needs one for each
+    # piece that gets through.
+    def sendall(self, data: Any, *args: Any) -> None:
+        view = memoryview(data).cast("B")
+        for offset in range(0, len(view), _PIECE):
+            self.settimeout(_left(_limit.silence))  # type: ignore[attr-defined]
+            super().sendall(view[offset : offset + _PIECE], *args)  # type: ignore[misc]
 
 
 class _PlainSocket(_Timed, socket.socket):
@@ -143,7 +142,7 @@ class _TlsSocket(_Timed, ssl.SSLSocket):
     pass
 
 
-def _connect(host: str, port: int, longest: float) -> socket.socket:
+def connect(host: str, port: int, longest: float) -> socket.socket:
     """Return a socket to the first address of host that answers."""
     failure: OSError = OSError(f"{host} has no address")
     for family, kind, protocol, _, address in _addresses(host, port):
@@ -191,65 +190,13 @@ def _looked_up(host: str, port: int) -> _Addresses:
     return found
 
 
-class _Connecting:
-    """How both kinds of connection make their socket."""
-
-    def _new_conn(self: Any) -> socket.socket:
-        longest = self.timeout if isinstance(self.timeout, (int, float)) else 60.0
-        try:
-            return _connect(self._dns_host, self.port, longest)
-        except socket.gaierror as error:
-            raise NameResolutionError(self.host, self, error) from error
-        except TimeoutError as error:
-            raise ConnectTimeoutError(self, "no connection in time") from error
-        except OSError as error:
-            raise NewConnectionError(self, str(error.strerror or error)) from error
-
-
-class _PlainConnection(_Connecting, HTTPConnection):
-    pass
-
-
-class _TlsConnection(_Connecting, HTTPSConnection):
-    def connect(self) -> None:
-        super().connect()
-        # Where nothing is verified somebody has asked for that: no warning.
-        self.is_verified = True
-
-
-class _PlainPool(HTTPConnectionPool):
-    ConnectionCls = _PlainConnection
-
-
-class _TlsPool(HTTPSConnectionPool):
-    ConnectionCls = _TlsConnection
-
-
-# What a PoolManager makes its pools of.
-POOLS: dict[str, type[HTTPConnectionPool]] = {"http": _PlainPool, "https": _TlsPool}
-
-
-class _UnixConnection(HTTPConnection):
-    path: ClassVar[str]
-
-    def _new_conn(self) -> socket.socket:
-        sock = _PlainSocket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            sock.settimeout(_left(_limit.silence))
-            sock.connect(self.path)
-        except TimeoutError as error:
-            sock.close()
-            raise ConnectTimeoutError(self, "no connection in time") from error
-        except OSError as error:
-            sock.close()
-            raise NewConnectionError(self, str(error.strerror or error)) from error
-        return sock
-
-
-class UnixPool(HTTPConnectionPool):
-    """HTTP over a unix socket of this machine."""
-
-    def __init__(self, path: str, **more: Any) -> None:
-        """Connect to path when something is asked for."""
-        self.ConnectionCls = type("_Here", (_UnixConnection,), {"path": path})
-        super().__init__("localhost", **more)
+def connect_unix(path: str) -> socket.socket:
+    """Return a socket to what listens at path."""
+    sock = _PlainSocket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.settimeout(_left(_limit.silence))
+        sock.connect(path)
+    except OSError:
+        sock.close()
+        raise
+    return sock

@@ -15,12 +15,9 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import datetime
-from types import TracebackType
-from typing import Any, NamedTuple, Protocol, TypeVar
-from urllib.parse import parse_qs, unquote, urljoin, urlsplit
-
-import urllib3
-from urllib3.exceptions import HTTPError
+from types import ModuleType, TracebackType
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
+from urllib.parse import parse_qs, urljoin, urlsplit
 
 from obdengine.errors import (
     AccessDenied,
@@ -32,21 +29,22 @@ from obdengine.errors import (
 from obdengine.source.hosts import (
     HttpSettings,
     Place,
-    context_for,
+    decimal,
     judge_answer,
     judge_url,
     named,
     origin_of,
     places_of,
-    proxy_for,
     shown,
     speaks_plain,
-    unix_path,
 )
 from obdengine.source.patience import Passing, Patience
-from obdengine.source.refusal import lost, reason, refusal
-from obdengine.source.sockets import POOLS, UnixPool, time_limit
+from obdengine.source.refusal import reason, refusal
+from obdengine.source.sockets import time_limit
 from obdengine.units import KIB, MIB
+
+if TYPE_CHECKING:
+    from urllib3 import BaseHTTPResponse
 
 __all__ = ["Answer", "Auth", "Body", "Reply", "Transport"]
 
@@ -70,6 +68,9 @@ _MAX_MOVED = 10_000
 _SHUNNED = 30.0
 
 _DAY = 86400.0
+
+# Nothing is to be done to the bytes.
+_PLAIN = {"Accept-Encoding": "identity"}
 
 # What urllib3 is to leave to us.
 _ONLY_SEND = {
@@ -117,7 +118,7 @@ class Answer:
     """
 
     def __init__(
-        self, raw: urllib3.BaseHTTPResponse, url: str, end: float, silence: float
+        self, raw: BaseHTTPResponse, url: str, end: float, silence: float
     ) -> None:
         """Take over a response of urllib3."""
         self.status = raw.status
@@ -130,23 +131,24 @@ class Answer:
     @property
     def length(self) -> int | None:
         """The bytes of the body as the header has them, or None."""
-        text = self.headers.get("Content-Length", "")
-        return int(text) if text.isdecimal() else None
+        return decimal(self.headers.get("Content-Length", ""))
 
     def read(self, size: int) -> bytes:
         """Return up to size bytes of the body, b"" at its end.
 
         Raises Passing when the connection is lost or silent for too long.
         """
+        from obdengine.source.lost import FAILURES, lost
+
         try:
             with time_limit(self.end, self._silence):
                 return self._raw.read(size)
-        except (HTTPError, OSError, ValueError) as error:
+        except FAILURES as error:
             raise lost(self.url, error) from error
 
     def close(self) -> None:
         """Give the connection back when the body was read, else end it."""
-        with contextlib.suppress(HTTPError, OSError):
+        with contextlib.suppress(Exception):
             self._raw.close()
         self._raw.release_conn()
 
@@ -174,7 +176,7 @@ class Transport:
         """Open nothing yet."""
         self.settings = settings or HttpSettings()
         self._lock = threading.Lock()
-        self._managers: dict[str, urllib3.PoolManager | UnixPool] | None = {}
+        self._managers: dict[str, Any] | None = {}
         self._moved: dict[str, tuple[str, float]] = {}
         self._shunned: dict[str, float] = {}
 
@@ -187,10 +189,8 @@ class Transport:
         with self._lock:
             managers, self._managers = self._managers, None
         for manager in (managers or {}).values():
-            if isinstance(manager, UnixPool):
-                manager.close()
-            else:
-                manager.clear()
+            # One server has a pool, with a proxy there is a manager of some.
+            (getattr(manager, "clear", None) or manager.close)()
 
     # -- Many tries
 
@@ -374,21 +374,21 @@ class Transport:
         left = end - time.monotonic()
         if left <= 0:
             raise Passing(TimedOut(f"{shown(url)}: no answer in time"))
-        fields = {"User-Agent": settings.user_agent, "Accept-Encoding": "identity"}
-        fields |= dict(headers or {}) | ({"Authorization": secret} if secret else {})
-        seconds = urllib3.Timeout(min(settings.connect_timeout, left), left)
+        fields = {"User-Agent": settings.user_agent, **_PLAIN, **(headers or {})}
+        fields |= {"Authorization": secret} if secret else {}
+        manager = self._manager(url)
+        from obdengine.source.lost import FAILURES, lost
+
         try:
             with time_limit(end, settings.silence):
-                raw = self._manager(url).urlopen(
-                    method,
-                    _target(url),
+                raw = manager.urlopen(
+                    *(method, _target(url)),
                     body=body() if callable(body) else body,
                     headers=fields,
-                    timeout=seconds,
-                    pool_timeout=left,
-                    **_ONLY_SEND,
+                    timeout=min(settings.connect_timeout, left),
+                    **{"pool_timeout": left, **_ONLY_SEND},
                 )
-        except (HTTPError, OSError, ValueError) as error:
+        except FAILURES as error:
             raise lost(url, error) from error
         return Answer(raw, url, end, settings.silence)
 
@@ -400,37 +400,20 @@ class Transport:
             if self._managers is None:
                 raise Closed(f"{shown(url)}: asked for after close")
             if origin not in self._managers:
-                self._managers[origin] = self._made(url)
+                self._managers[origin] = _pools().make_pool(self.settings, url)
             return self._managers[origin]
 
-    def _made(self, url: str) -> urllib3.PoolManager | UnixPool:
-        settings, parts = self.settings, urlsplit(url)
-        more: dict[str, Any] = {"maxsize": settings.connections, "block": True}
-        if parts.scheme == "http+unix":
-            return UnixPool(unix_path(url), **more)
-        if parts.scheme == "https":
-            more["ssl_context"] = context_for(settings, parts.netloc)
-        proxy = proxy_for(settings, url)
-        if proxy is None:
-            manager = urllib3.PoolManager(**more)
-        else:
-            manager = _through(proxy, settings, more)
-        manager.pool_classes_by_scheme = POOLS
-        return manager
 
-
-def _through(
-    proxy: str, settings: HttpSettings, more: dict[str, Any]
-) -> urllib3.PoolManager:
-    parts = urlsplit(proxy)
-    secret = None
-    if parts.username is not None:
-        name, password = unquote(parts.username), unquote(parts.password or "")
-        secret = urllib3.make_headers(proxy_basic_auth=f"{name}:{password}")
-    address = parts._replace(netloc=parts.netloc.rpartition("@")[2])
-    if parts.scheme == "https":
-        more["proxy_ssl_context"] = context_for(settings, address.netloc)
-    return urllib3.ProxyManager(address.geturl(), proxy_headers=secret, **more)
+def _pools() -> ModuleType:
+    """Return what needs urllib3: who reads local files does without."""
+    try:
+        from obdengine.source import pools
+    except ImportError as error:
+        raise SourceError(
+            "this Python has no urllib3, or one before version 2",
+            hint="it is needed for everything that is not on this machine",
+        ) from error
+    return pools
 
 
 def _target(url: str) -> str:

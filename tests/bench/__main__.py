@@ -23,7 +23,7 @@ DOCUMENT = ROOT / "docs" / "benchmarks.md"
 BENCHES = (
     *("lookup", "merging", "opening", "reading", "counting", "serving", "converting"),
     *("upper", "reopening", "writing", "committing", "space"),
-    *("building", "turbo"),
+    *("building", "turbo", "transferring", "remote", "attaching"),
 )
 
 

@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
+import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,7 @@ from obdengine.oci.layout import open_layout
 from tests.oci_images import add_image, make_layout, small_tar
 from tests.registries import Registry
 from tests.running import Ran
-from tests.tools import requires
+from tests.tools import environment, requires
 
 Obd = Callable[..., Ran]
 
@@ -188,3 +191,53 @@ def test_referrer_says_what_it_was_made_from(
     assert manifest["artifactType"] == kind
     ran = convert("--referrer", f"oci:{layout}:latest", tmp_path / "x", code=2)
     assert "--referrer does not go with a folder" in ran.err
+
+
+def test_turbo_layers(convert: Obd, obd: Obd, layout: Path, tmp_path: Path) -> None:
+    words = ("--turbo", "--size", "64M", "--output", "json", f"oci:{layout}:latest")
+    found = facts(convert(*words, tmp_path / "image"))
+    assert found["format"] == "turbo"
+    assert found["layers"][0]["index-size"] > 333
+    targets = [layer["target-digest"] for layer in found["layers"]]
+    shown = facts(obd("info", "--output", "json", tmp_path / "image"))["layers"]
+    assert [layer["target"]["digest"] for layer in shown] == targets
+    assert {layer["target"]["codec"] for layer in shown} == {"gzip"}
+    text = obd("info", tmp_path / "image").out.decode()
+    assert "TurboOCI layer, ZFile lz4" in text
+    assert "data in target" in text
+    assert obd("check", tmp_path / "image").code == 0
+    assert "and its target" in obd("map", tmp_path / "image").out.decode()
+    assert facts(convert(*words, f"oci:{layout}:turbo"))["layers"]
+    blob = layout / "blobs" / targets[0].replace(":", "/")
+    blob.write_bytes(blob.read_bytes()[:-1] + b"\1")
+    damage = obd("check", tmp_path / "image", code=3).out.decode()
+    assert "digest" in damage
+    convert("--turbo", layout / "oci-layout", tmp_path / "x", code=2)
+    convert("--turbo", "--compress", "zstd", f"oci:{layout}", tmp_path / "x", code=2)
+
+
+@requires("root", "setpriv")
+def test_ordinary_user_makes_the_same(
+    convert: Obd, layout: Path, golden: Path, tmp_path: Path
+) -> None:
+    names = [golden / "ext4-c" / f"layer{number}.tar" for number in range(3)]
+    image = make_layout(tmp_path / "golden", [name.read_bytes() for name in names])
+    words = ("--no-cache", "--size", "1G", "--output", "json", f"oci:{image}")
+    first = facts(convert(*words, tmp_path / "root"))
+    # Folders of pytest are root's alone.
+    with tempfile.TemporaryDirectory(prefix="obd-") as folder:
+        Path(folder).chmod(0o777)
+        shutil.copytree(image, Path(folder) / "image")
+        subprocess.run(["chmod", "-R", "a+rX", folder], check=True)
+        command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+        command += [str(Path(sys.executable).with_name("obd")), "convert", *words[:-1]]
+        done = subprocess.run(
+            [*command, f"oci:{folder}/image", f"{folder}/made"],
+            env=environment(HOME=folder, TMPDIR=folder),
+            capture_output=True,
+        )
+    assert done.returncode == 0, done.stderr
+    second = json.loads(done.stdout)
+    assert [x["digest"] for x in second["layers"]] == [
+        x["digest"] for x in first["layers"]
+    ]

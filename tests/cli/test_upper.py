@@ -236,7 +236,7 @@ def test_check_and_repair(obd: Obd, writable: Path, disk: bytes) -> None:
         (("commit", "{config}", "x", "--config", "{data}"), "cannot be the result"),
         (("commit", "{config}", "-", "--config", "x"), "standard output"),
         (("commit", "{config}", "x", "--compress=none", "--level=3"), "--level"),
-        (("seal", "docker://host/repo"), "local images only"),
+        (("seal", "docker://host/repo"), "only an image of this machine"),
         (("merge", "{config}", "x", "--layers", "1"), "1:3"),
         (("merge", "{config}", "x", "--layers", "3:4"), "there are no layers"),
         (("merge", "{config}", "{layer}"), "cannot be the result"),

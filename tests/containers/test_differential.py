@@ -91,16 +91,21 @@ def test_same_digests_again(made: Path, tmp_path: Path) -> None:
     assert again == [lower["digest"] for lower in config["lowers"]]
 
 
+@pytest.mark.parametrize("form", ["image", "turbo"])
 def test_tree_is_the_one_that_umoci_unpacks(
-    made: Path, served: Served, tmp_path: Path
+    made: Path, served: Served, tmp_path: Path, form: str
 ) -> None:
+    """The same for layers that are converted and for those that stay as they are."""
+    if form == "turbo":
+        target = made / "turbo"
+        run_obd("convert", "--turbo", "--size", "4G", f"oci:{made}/layout:app", target)
     words = ["unpack", "--image", f"{made}/layout:app", tmp_path / "bundle"]
     programs.output("umoci", *words)
     theirs = facts.walk(tmp_path / "bundle" / "rootfs")
     assert len(theirs) > 800
     (tmp_path / "mounted").mkdir()
     with (
-        as_file(served(f"config={made}/image/config.v1.json").uri, tmp_path) as disk,
+        as_file(served(f"config={made}/{form}/config.v1.json").uri, tmp_path) as disk,
         loop_device(disk) as device,
     ):
         words = [device, tmp_path / "mounted", sys.executable, facts.__file__]

@@ -261,6 +261,11 @@ BROKEN = {
     "negative": (tars.header(b"f", uid=b"\xff" * 8), "uid: found -1"),
     "huge uid": (tars.header(b"f", uid=b"\x80" + b"\xff" * 7), "uid: expected 32 bits"),
     "huge size": (tars.header(b"f", length=b"\x80" + b"\xff" * 11), "size"),
+    "huge device": (
+        tars.header(b"f", kind=b"3", major=b"\x80\0\1" + bytes(5)),
+        "devmajor: expected 32 bits",
+    ),
+    "huge time": (tars.header(b"f", mtime=b"\x80\x7f" + bytes(10)), "mtime"),
     "type": (tars.header(b"f", kind=b"Q"), "type of a member: found 'Q'"),
     "multi-volume": (tars.header(b"f", kind=b"M"), "type of a member"),
     "no name": (tars.header(b""), "without a name"),
@@ -268,6 +273,14 @@ BROKEN = {
     "pax alone": (tars.raw_records([(b"path", b"a")]) + tars.END, "about the next one"),
     "pax length": (
         tars.header(b"p", 8, b"x") + tars.padded(b"9 path=a"),
+        "a PAX record",
+    ),
+    "pax that goes nowhere": (
+        tars.header(b"p", 6, b"x") + tars.padded(b"0 a=b\n"),
+        "a PAX record",
+    ),
+    "pax without a space": (
+        tars.header(b"p", 12, b"x") + tars.padded(b"6 a=b\nabcdef"),
         "a PAX record",
     ),
     "pax garbage": (

@@ -44,7 +44,7 @@ def refusal(served: Served, *keys: str) -> str:
         (["config=a", "max-size=1G"], "are for writing"),
         (["config=a", "upper=b", "garbage=much"], "'much' is not a size"),
         (["config=a", "readonly=maybe"], "readonly=maybe"),
-        (["config=docker://host/image:tag"], "local images only"),
+        (["config=docker://host/image:tag"], "full name of a host"),
         (["config=/no/such/file"], "/no/such/file"),
         (["dir=/no/such/folder"], "/no/such/folder"),
     ],

@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any
 
+import hypothesis.strategies as st
 import pytest
+from hypothesis import given
 
 from obdengine.errors import BadManifest, FormatError, Unsupported
 from obdengine.oci import words
@@ -229,3 +232,51 @@ def test_descriptor_to_json_leaves_out_what_is_not_said() -> None:
 )
 def test_unpacked_layer(packed: str, plain: str | None) -> None:
     assert words.unpacked_layer(packed) == plain
+
+
+SCALARS = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=8)
+    | st.sampled_from([DIGEST, words.OCI_LAYER, words.OCI_INDEX, "../x", "layers"])
+)
+ANYTHING = st.recursive(
+    SCALARS,
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.text(max_size=8), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+
+
+def places(found: Any) -> list[tuple[Any, Any]]:
+    """Return (container, key) of everything in a document."""
+    keys: Any = found if isinstance(found, dict) else range(len(found))
+    here = [(found, key) for key in keys]
+    inner = [found[key] for key in keys if isinstance(found[key], dict | list)]
+    return here + [place for one in inner for place in places(one)]
+
+
+@given(data=st.data())
+def test_anything_anywhere_is_read_or_refused(data: st.DataObject) -> None:
+    kind, found = data.draw(
+        st.sampled_from(
+            [
+                (Manifest, manifest(annotations={"a": "b"}, subject=descriptor())),
+                (Index, {"schemaVersion": 2, "manifests": [descriptor(platform={})]}),
+                (Configuration, config(history=[{"empty_layer": True}])),
+            ]
+        )
+    )
+    found = json.loads(json.dumps(found))
+    for _ in range(data.draw(st.integers(1, 3))):
+        container, key = data.draw(st.sampled_from(places(found)))
+        container[key] = data.draw(ANYTHING)
+    raw = json.dumps(found).encode()
+    with contextlib.suppress(FormatError):
+        again = kind.parse(raw, "doc")
+        if kind is not Configuration:
+            assert kind.parse(again.raw(), "doc") == again

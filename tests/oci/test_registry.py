@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -23,6 +24,7 @@ from obdengine.oci import words
 from obdengine.oci.manifest import Descriptor, canonical, describe
 from tests.misbehaving import Misbehaving
 from tests.oci.rigs import KINDS, Rig, Workshop, make_workshop, open_rig
+from tests.registries import Nginx
 from tests.tools import requires
 
 pytestmark = requires("docker-registry", "nginx", "openssl", "htpasswd")
@@ -378,3 +380,46 @@ def test_anonymous_may_pull(workshop: Workshop) -> None:
         assert store.source(blob).pread(0, 10) == BLOB[:10]
         with pytest.raises(AccessDenied):
             put(store, b"new")
+
+
+# -- nginx before it, as operators have it
+
+
+def test_blobs_that_are_in_an_object_store(plain: Rig, tmp_path: Path) -> None:
+    blob = put(plain.store("one/image"), BLOB)
+    with Nginx(tmp_path / "store", f"location / {{ {to(plain)} }}") as store:
+        away = f"return 307 {store.url}$request_uri?X-Amz-Signature=1;"
+        body = f"location ~ /blobs/sha {{ {away} }} location / {{ {to(plain)} }}"
+        with Nginx(tmp_path / "front", body) as front:
+            rig = plain._replace(host=front.host)
+            with rig.store("one/image").blob(blob) as reader:
+                assert reader.read() == BLOB
+            source = rig.store("one/image").source(blob)
+            for offset in range(0, len(BLOB) - 100, 50_000):
+                assert source.pread(offset, 100) == BLOB[offset : offset + 100]
+            asked = [line for line in front.asked() if "/blobs/sha" in line]
+            assert len(asked) == 2
+            put(rig.store("one/image"), b"what is sent goes to the registry itself")
+
+
+def test_mirror_that_keeps_slices(plain: Rig, tmp_path: Path) -> None:
+    blob = put(plain.store("one/image"), BLOB)
+    keep = (
+        "slice 64k; proxy_cache kept; proxy_cache_key $uri$slice_range; "
+        "proxy_set_header Range $slice_range; proxy_cache_valid 200 206 1h;"
+    )
+    outside = f"proxy_cache_path {tmp_path}/kept keys_zone=kept:1m;"
+    body = f"location / {{ {keep} {to(plain)} }}"
+    with Nginx(tmp_path / "mirror", body, outside=outside) as mirror:
+        store = plain.store("one/image", mirrors={plain.host: (mirror.url,)})
+        source = store.source(blob)
+        for offset in range(0, len(BLOB) - 100, 50_000):
+            assert source.pread(offset, 100) == BLOB[offset : offset + 100]
+        assert len(mirror.asked()) >= 6  # it notes an answer after it is sent
+        mirror.kill()
+        assert source.pread(5, 100) == BLOB[5:105]
+
+
+def to(rig: Rig) -> str:
+    """Return how nginx passes requests on."""
+    return f"proxy_pass {rig.registry.url}; proxy_set_header Host $http_host;"

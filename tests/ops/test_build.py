@@ -119,8 +119,8 @@ def test_layers_name_each_other(
             assert layer.parent_uuid == parent
             assert layer.kind == "committed"
             parent = layer.uuid
-    for layer, made in zip((1, 2, 3), built.layers, strict=True):
-        path = tmp_path / "image" / f"layer-{layer}.obd"
+    for number, made in zip((1, 2, 3), built.layers, strict=True):
+        path = tmp_path / "image" / f"layer-{number}.obd"
         assert digest_of(path.read_bytes()) == made.digest
         assert path.stat().st_size == made.size
     config = tmp_path / "image" / "config.v1.json"

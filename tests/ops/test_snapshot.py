@@ -25,6 +25,7 @@ from obdengine.errors import (
 from obdengine.layer import UpperOptions, create_upper, open_upper
 from obdengine.ops import snapshot as room
 from obdengine.ops.snapshot import snapshot
+from obdengine.ops.traces import pack_acceleration
 from obdengine.units import SECTOR
 from tests.ops import writing
 from tests.ops.test_compact import run_while
@@ -348,3 +349,22 @@ def test_left_overs_of_a_lost_attempt(tmp_path: Path) -> None:
         snapshot(device, image.config)
         writing.write(Random(1), device, image.disk, 10)
     image.check()
+
+
+def test_what_is_read_first_stays_on_top(tmp_path: Path) -> None:
+    chance = Random(5)
+    image = writing.make(chance, tmp_path, "append")
+    said = json.loads(image.config.read_bytes())
+    said["lowers"].append({"file": "trace.tar"})
+    (image.config.parent / "trace.tar").write_bytes(pack_acceleration([]))
+    image.config.write_text(json.dumps({**said, "accelerationLayer": True}))
+    for count in (3, 4):
+        with obdengine.open(image.config, readonly=False) as device:
+            writing.write(chance, device, image.disk, 20)
+            snapshot(device, image.config)
+            assert device.pread(0, device.size) == image.disk
+        said = json.loads(image.config.read_bytes())
+        assert said["lowers"][-1] == {"file": "trace.tar"}
+        assert said["accelerationLayer"] is True
+        assert len(said["lowers"]) == count + 1
+    assert writing.read(image.config) == image.disk

@@ -15,9 +15,11 @@ from typing import Any
 import pytest
 
 from obdengine import oci
+from obdengine.device.trace import Read
 from obdengine.errors import DigestMismatch, SourceError, Unsupported, UsageError
 from obdengine.oci import words
 from obdengine.ops.pull import pull_image
+from obdengine.ops.traces import pack_acceleration
 from obdengine.ops.transfer import copy_image
 from tests import oci_images, stacks
 from tests.containerd import Containerd
@@ -444,6 +446,31 @@ def test_turbo_image_refers_to_the_ordinary_one(turbo: str) -> None:
     assert entry.digest == store.manifest("turbo")[0].digest
     assert entry.artifact_type == words.TURBO_ARTIFACT
     store.close()
+
+
+# -- A trace that goes with an image
+
+
+def test_trace_goes_with_an_image(
+    obd: Obd, registry: Registry, image: stacks.Image, tmp_path: Path
+) -> None:
+    folder = tmp_path / "folder"
+    shutil.copytree(image.config.parent, folder)
+    reads = [Read(0, 4096, 0), Read(1, 8192, 4096)]
+    (folder / "first.tar").write_bytes(pack_acceleration(reads))
+    found = json.loads((folder / "config.v1.json").read_text())
+    found["lowers"].append({"file": "first.tar"})
+    found["accelerationLayer"] = True
+    (folder / "config.v1.json").write_text(json.dumps(found))
+    target = name_in(registry, tmp_path)
+    sent = obd("push", "--output", "json", folder / "config.v1.json", target).json()
+    assert sent["blobs-sent"] == 5
+    assert disk_of(obd, target, tmp_path / "1.raw") == image.disk
+    pulled = tmp_path / "pulled" / "config.v1.json"
+    obd("pull", target, pulled.parent)
+    assert disk_of(obd, pulled, tmp_path / "2.raw") == image.disk
+    again = obd("push", "--output", "json", pulled, f"{target}-2").json()
+    assert again["digest"] == sent["digest"]
 
 
 # -- Layers on any server

@@ -30,6 +30,7 @@ from obdengine.errors import (
     UsageError,
 )
 from obdengine.oci import open_store, parse, read_blob, resolve_image, words
+from obdengine.ops import turbo_build, turbo_targets
 from obdengine.ops.build import BuildOptions, build
 from obdengine.ops.check import check_image
 from obdengine.ops.convert import to_raw
@@ -253,15 +254,11 @@ def test_large_file_of_many_entries(tmp_path: Path) -> None:
 # -- In a store
 
 
-def test_as_an_image_of_a_layout(
-    tars: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("OBD_CACHE", str(tmp_path / "cache"))
+def test_as_an_image_of_a_layout(tars: list[bytes], tmp_path: Path) -> None:
     layout = make_layout(tmp_path / "layout", tars)
     built = converted(layout, "turbo")
-    reference = parse(f"oci:{layout}:turbo")
-    with closing(open_store(reference)) as store:
-        image = resolve_image(store, reference.which)
+    with closing(open_store(parse(f"oci:{layout}:turbo"))) as store:
+        image = resolve_image(store, "turbo")
         original = resolve_image(store, "latest")
         for layer, under, diff_id, piece in zip(
             image.layers, original.layers, image.diff_ids, built.layers, strict=True
@@ -277,13 +274,21 @@ def test_as_an_image_of_a_layout(
                 names = archive.getnames()
             assert names == ["ext4.fs.meta", ".turbo.ociv1", "gzip.meta"]
             assert store.has_blob(under)
-    with obdengine.open(f"oci:{layout}:turbo") as device:
-        converted(layout, tmp_path / "folder")
-        with obdengine.open(tmp_path / "folder" / "config.v1.json") as other:
-            assert device.size == other.size
-            for extent in other.extents():
-                at, size = extent.offset, min(extent.length, MIB)
-                assert device.pread(at, size) == other.pread(at, size)
+
+
+def test_image_of_a_layout_reads_as_a_folder(
+    tars: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OBD_CACHE", str(tmp_path / "cache"))
+    layout = make_layout(tmp_path / "layout", tars)
+    converted(layout, "turbo")
+    converted(layout, tmp_path / "folder")
+    config = tmp_path / "folder" / "config.v1.json"
+    with obdengine.open(f"oci:{layout}:turbo") as one, obdengine.open(config) as other:
+        assert one.size == other.size
+        for extent in other.extents():
+            at, size = extent.offset, min(extent.length, MIB)
+            assert one.pread(at, size) == other.pread(at, size)
 
 
 def test_from_an_archive_the_originals_are_copied(
@@ -304,6 +309,25 @@ def test_from_an_archive_the_originals_are_copied(
     ]
     moved = (tmp_path / "out").rename(tmp_path / "moved")
     assert b"etc/passwd" in tree_of(moved / "config.v1.json")
+
+
+def test_nothing_is_left_of_copies(tars: list[bytes], tmp_path: Path) -> None:
+    """As between registries: neither side has files of this machine."""
+    layout = make_layout(tmp_path / "layout", tars)
+    reference = parse(f"oci:{layout}:latest")
+    (tmp_path / "work").mkdir()
+    for tag in ("one", "two"):
+        with closing(open_store(reference)) as store, pytest.MonkeyPatch.context() as m:
+            m.setattr(turbo_targets, "_place", lambda store, layer: None)
+            image = resolve_image(store, reference.which)
+            target = TurboStore(store, tag, tmp_path / "work")
+            if tag == "two":
+                m.setattr(turbo_build, "write_turbo", None)
+                with pytest.raises(TypeError):
+                    build_turbo(store, image, target, options=OPTIONS)
+            else:
+                build_turbo(store, image, target, options=OPTIONS)
+        assert list((tmp_path / "work").iterdir()) == []
 
 
 # -- What cannot be

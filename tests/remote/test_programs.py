@@ -227,6 +227,17 @@ def test_cache_commands(
     obd("cache", "pin", "nothing", env=env, code=1)
 
 
+def wait_until_verified(obd: Obd, service: Path, count: int) -> None:
+    until = time.monotonic() + 30
+    while time.monotonic() < until:
+        facts = obd("cache", "show", "--output", "json", env=env_of(service)).json()
+        done = [blob["verified"] for blob in facts["blobs"]]
+        if len(done) == count and all(done):
+            return
+        time.sleep(0.1)
+    raise AssertionError(facts)
+
+
 def test_background_download(
     image: Path,
     service: Path,
@@ -243,16 +254,9 @@ def test_background_download(
     content["download"] = {"enable": True, "delay": 0, "delayExtra": 0, "maxMBps": 50}
     image.write_text(json.dumps(content))
     export = served(f"config={image}", f"service={service}")
-    until = time.monotonic() + 30
-    while time.monotonic() < until:
-        facts = obd("cache", "show", "--output", "json", env=env_of(service)).json()
-        done = [blob["verified"] for blob in facts["blobs"]]
-        if len(done) == len(blobs) and all(done):
-            break
-        time.sleep(0.1)
+    wait_until_verified(obd, service, len(blobs))
     commit = tmp_path / "top" / "overlaybd.commit"
-    while time.monotonic() < until and not commit.exists():
-        time.sleep(0.05)
+    wait_for(commit)
     assert commit.read_bytes() == blobs[-1]
     export.stop()
     server.stop()

@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -95,19 +95,20 @@ def test_little_is_asked_for(
         assert extents == {True, False}
 
 
+def built(folder: Path) -> Path:
+    """Return the configuration of a TurboOCI image over a layer of one file."""
+    data = b"".join(bytes([n % 251]) * (n % 97) for n in range(90_000))
+    layout = make_layout(folder / "layout", [small_tar(file=data)])
+    with closing(open_store(parse(f"oci:{layout}:latest"))) as store:
+        image = resolve_image(store, "latest")
+        options = TurboOptions(size=GIB)
+        build_turbo(store, image, TurboFolder(folder / "turbo"), options=options)
+    return folder / "turbo" / "config.v1.json"
+
+
 def test_wrong_bytes_are_fetched_again(tmp_path: Path) -> None:
     """The sums of the index tell, and another answer is asked for."""
-    tar = b"".join(bytes([n % 251]) * (n % 97) for n in range(90_000))
-    tar = small_tar(file=tar)
-    layout = make_layout(tmp_path / "layout", [tar])
-    reference = parse(f"oci:{layout}:latest")
-    with ExitStack() as opened:
-        store = open_store(reference)
-        opened.callback(store.close)
-        image = resolve_image(store, reference.which)
-        options = TurboOptions(size=GIB)
-        build_turbo(store, image, TurboFolder(tmp_path / "turbo"), options=options)
-    config = tmp_path / "turbo" / "config.v1.json"
+    config = built(tmp_path)
     with obdengine.open(config) as device:
         wanted = device.pread(0, 64 * MIB)
     found = json.loads(config.read_bytes())

@@ -76,16 +76,18 @@ def test_empty_file(server: Misbehaving) -> None:
 
 # Faults that pass: the answer to the next request is right.
 PASSING = [
-    *("cut", "reset", "lost", "stall", "silent", "slow", "short", "long"),
     *(
+        "cut",
+        "reset",
+        "lost",
+        "stall",
+        "silent",
+        "slow",
+        "short",
+        "long",
         "long-chunked",
-        "chunked",
-        "wrong-range",
-        "no-range",
-        "whole",
-        "login",
-        "encoded",
     ),
+    *("chunked", "wrong-range", "no-range", "whole", "login", "encoded"),
     *("no-http", "408", "429", "500", "502", "503", "504"),
 ]
 
@@ -147,11 +149,11 @@ def test_stream_that_stalls_ends_in_time(server: Misbehaving) -> None:
 
 def test_cut_again_and_again_goes_on_where_it_was(server: Misbehaving) -> None:
     opened = source(server, deadline=20.0)
-    server.faults = ["cut"] * 6
+    server.faults = ["cut"] * 4
     assert opened.pread(0, 64_000) == DATA[:64_000]
     starts = [int(asked[2][6:].split("-")[0]) for asked in server.requests[1:]]
     assert starts == sorted(starts)
-    assert len(set(starts)) > 5
+    assert len(set(starts)) > 3
 
 
 def test_large_file_without_ranges_is_refused(server: Misbehaving) -> None:
@@ -287,3 +289,37 @@ def test_query_is_not_shown(server: Misbehaving) -> None:
     with pytest.raises(AccessDenied) as caught:
         HttpSource(f"{server.url}/layer?X-Amz-Signature=hush", Transport())
     assert "hush" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Content-Range": f"bytes 0-0/{10**18 * 9}"},
+        {"Content-Range": f"bytes 0-0/{'9' * 5000}"},
+        {"Content-Range": "bytes 0-0/*"},
+        {"Content-Range": "bytes 5-0/10"},
+        {"Content-Range": "lines 0-0/10"},
+    ],
+)
+def test_sizes_that_make_no_sense(
+    server: Misbehaving, headers: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(
+        FAULTS, "odd", lambda handler, _: handler.say(206, headers, b"x")
+    )
+    server.always = "odd"
+    with pytest.raises((BadAnswer, SourceError)):
+        source(server).pread(0, 1)
+
+
+@pytest.mark.parametrize("length", ["9" * 5000, "-1", "1e3", "0x10", "9" * 19])
+def test_lengths_that_make_no_sense(
+    server: Misbehaving, length: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    headers = {"Content-Length": length}
+    monkeypatch.setitem(
+        FAULTS, "odd", lambda handler, _: handler.say(200, headers, b"x")
+    )
+    server.always = "odd"
+    with pytest.raises(SourceError):
+        source(server, attempts=1).pread(0, 1)

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,7 +30,7 @@ from tests.certificates import Pair, make_authority, make_pair
 from tests.forwarding import Proxy
 from tests.misbehaving import Misbehaving
 from tests.registries import Nginx
-from tests.tools import requires
+from tests.tools import environment, requires
 
 DATA = Random(3).randbytes(200_000)
 
@@ -246,6 +248,22 @@ def test_certificates_that_are_none(tmp_path: Path) -> None:
 def test_server_that_does_not_speak_tls(server: Misbehaving) -> None:
     with pytest.raises(SourceError, match="TLS"):
         source(server.url.replace("http:", "https:") + "/layer")
+
+
+def test_local_files_need_no_urllib3(tmp_path: Path) -> None:
+    (tmp_path / "urllib3.py").write_text("raise ImportError('too old')")
+    code = (
+        "import obdengine.ops.image, obdengine.cli.transfer, obdengine.source.http as h"
+    )
+    code += "; h.HttpSource('http://localhost:1/x', h.Transport())"
+    paths = f"{tmp_path}:{environment()['PYTHONPATH']}"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment(PYTHONPATH=paths),
+        capture_output=True,
+        text=True,
+    )
+    assert done.stderr.splitlines()[-1].startswith("obdengine.errors.SourceError: this")
 
 
 def test_closed_transport(server: Misbehaving) -> None:

@@ -49,7 +49,9 @@ def test_container(served: Served, tmp_path: Path) -> None:
     config["process"]["terminal"] = False
     (bundle / "config.json").write_text(json.dumps(config))
     with (
-        as_file(served(f"config={tmp_path}/image").uri, tmp_path) as disk,
+        as_file(
+            served(f"config={tmp_path}/image/config.v1.json").uri, tmp_path
+        ) as disk,
         loop_device(disk) as device,
     ):
         name = f"obd-recipe-{os.getpid()}"

@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+# libvirt-scene - a machine of libvirt from start to end, see test_libvirt.py.
+vm() {
+    command=$1
+    shift
+    "$OBD" vm "$command" --connect "$URI" "$@"
+}
+
+# said WORD - wait until the guest has said it
+said() {
+    tries=0
+    until grep -q "$1" "$PLACE/console" 2>/dev/null; do
+        tries=$((tries + 1))
+        [ $tries -lt 900 ]
+        sleep 0.1
+    done
+}
+
+cd "$PLACE"
+touch console
+chmod 666 console
+vm start --define --emulate --upper own/root --form "$FORM" --kernel kernel \
+    --initrd "$INITRD" --console console --memory 256M \
+    --append "console=ttyS0 quiet panic=-1 nokaslr no_timer_check tsc=reliable" \
+    machine image.obd
+said FIRST
+vm attach machine --disk more --upper own/more --form "$FORM" --rate 50M image.obd
+said SECOND
+"$OBD" ps | grep -q vm-machine.more
+vm snapshot machine
+vm detach machine --disk more
+said GONE
+! "$OBD" ps | grep -q vm-machine.more
+vm stop --force machine
+! "$OBD" ps | grep -q vm-machine
+# Its name is free again, and it has nothing left.
+vm stop machine

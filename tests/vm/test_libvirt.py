@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+test_libvirt - machines of libvirt with layered disks, by `obd vm`.
+
+The embedded driver needs no daemon; the session's starts by itself; the
+system's runs in a mount namespace of the test.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from obdengine.errors import UsageError
+from qemu.obd import Disk
+from qemu.obd.domain import MachineKind, disk_xml, domain_xml, serial_target
+from tests.host import rig
+from tests.tools import ROOT, environment, requires
+from tests.vm import guests
+
+SCENE = Path(__file__).with_name("libvirt-scene.sh")
+
+needs_libvirt = requires(
+    *("qemu-system-x86_64", "nbdkit", "nbdkit-python", "mke2fs", "busybox", "cpio"),
+    *("libvirtd", "root", "mount", "unshare", "setpriv"),
+)
+
+
+# -- The words
+
+
+@pytest.mark.parametrize(
+    ("number", "name"), [(0, "vda"), (25, "vdz"), (26, "vdaa"), (701, "vdzz")]
+)
+def test_targets(number: int, name: str) -> None:
+    assert serial_target(number) == name
+
+
+def test_a_disk_in_libvirts_words() -> None:
+    disk = Disk("data", "/run/a b.sock", export="x", read_only=True)
+    found = ElementTree.fromstring(disk_xml(disk, 2, boot=1))
+    host = found.find("source/host")
+    assert host is not None
+    assert host.attrib == {"transport": "unix", "socket": "/run/a b.sock"}
+    driver = found.find("driver")
+    assert driver is not None
+    assert driver.get("discard") == driver.get("detect_zeroes") == "unmap"
+    assert found.find("readonly") is not None
+    assert found.findtext("serial") == "data"
+
+
+def test_words_from_outside_are_escaped() -> None:
+    disk = Disk("data", '/run/"><x>.sock')
+    assert "<x>" not in domain_xml(MachineKind("n"), [disk])
+
+
+def test_a_relative_socket_is_refused() -> None:
+    with pytest.raises(UsageError):
+        disk_xml(Disk("data", "a.sock"))
+
+
+EXAMPLES = sorted((ROOT / "docs" / "domains").glob("*.xml"))
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_examples_are_valid(path: Path) -> None:
+    libvirt = pytest.importorskip("libvirt")
+    connection = libvirt.open("test:///default")
+    # That driver knows no other kind of machine, and no feature of one.
+    text = path.read_text().replace('type="kvm"', 'type="test"')
+    text = re.sub(r"<features>.*</features>", "", text, flags=re.DOTALL)
+    flag = libvirt.VIR_DOMAIN_DEFINE_VALIDATE
+    assert connection.defineXMLFlags(text, flag).name()
+    connection.close()
+
+
+# -- The daemons
+
+ROOT_DISK = """
+device=$(disk disk)
+mount -t ext4 "$device" /mnt && echo "of the root disk" >>/mnt/file && sync
+echo FIRST
+second=$(disk more)
+mkdir -p /run/more
+mount -t ext4 "$second" /run/more && echo "of the second" >/run/more/file
+umount /run/more
+echo SECOND
+gone "$second"
+echo GONE
+while [ ! -e /stop ]; do sleep 1; done
+"""
+
+# What a daemon that systemd does not run has to be told.
+QEMU_CONF = """stdio_handler = "file"
+user = "root"
+group = "root"
+dynamic_ownership = 0
+remember_owner = 0
+security_driver = "none"
+namespaces = [ ]
+cgroup_controllers = [ ]
+"""
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A folder that anybody can reach, with short paths for sockets."""
+    with tempfile.TemporaryDirectory(prefix="obd-lv-") as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+def scene(place: Path, images: Path, form: str, uri: str, *before: str) -> None:
+    """Run the scene at a libvirt, and judge what it leaves."""
+    image = place / "image.obd"
+    image.write_bytes(rig.layer(images, "ext4").read_bytes())
+    kernel, initrd = guests.boot_files(place, ROOT_DISK)
+    (place / "kernel").write_bytes(kernel.read_bytes())
+    obd = place / "obd"
+    main = "from obdengine.cli.main import main; main()"
+    obd.write_text(f"#!/bin/sh\nexec {sys.executable} -c '{main}' \"$@\"\n")
+    obd.chmod(0o755)
+    own = place / "own"
+    own.mkdir()
+    for path in (place, *place.rglob("*")):
+        if before and "setpriv" in before[0]:
+            os.chown(path, 65534, 65534)
+    words = {"PLACE": place, "OBD": obd, "URI": uri, "FORM": form, "INITRD": initrd}
+    more = {key: str(value) for key, value in words.items()}
+    more |= {"OBD_RUN": f"{place}/run", "OBD_STATE": f"{place}/state"}
+    done = subprocess.run(
+        [*before, "sh", "-eu", str(SCENE)],
+        env=environment(**more),
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    console = (place / "console").read_text() if (place / "console").exists() else ""
+    assert done.returncode == 0, done.stdout + done.stderr + console
+    for name in ("root", "more"):
+        assert rig.is_sound(own / name / "config.v1.json", "ext4", place)
+
+
+@needs_libvirt
+@pytest.mark.parametrize(
+    "form", ["append", pytest.param("sparse", marks=pytest.mark.soak)]
+)
+def test_session(place: Path, images: Path, form: str) -> None:
+    home = place / "home"
+    (home / ".config" / "libvirt").mkdir(parents=True)
+    (home / ".config" / "libvirt" / "qemu.conf").write_text('stdio_handler = "file"\n')
+    (home / "run").mkdir(mode=0o700)
+    words = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "env"]
+    words += [f"HOME={home}", f"XDG_RUNTIME_DIR={home}/run"]
+    words += [f"XDG_CONFIG_HOME={home}/.config", f"XDG_CACHE_HOME={home}/.cache"]
+    scene(place, images, form, "qemu:///session", *words)
+
+
+SYSTEM = """
+for folder in /run/libvirt /var/lib/libvirt /var/log/libvirt /var/cache/libvirt; do
+    mkdir -p "$folder" && mount -t tmpfs none "$folder"
+done
+mount -t tmpfs none /etc/libvirt
+cp "$PLACE"/*.conf /etc/libvirt/
+libvirtd >"$PLACE/libvirtd.log" 2>&1 &
+daemon=$!
+until [ -S /run/libvirt/libvirt-sock ]; do sleep 0.1; done
+code=0
+"$@" || code=$?
+kill $daemon
+wait $daemon || true
+exit $code
+"""
+
+
+@needs_libvirt
+@pytest.mark.soak
+@pytest.mark.parametrize("form", ["append", "sparse"])
+def test_system(place: Path, images: Path, form: str) -> None:
+    (place / "qemu.conf").write_text(QEMU_CONF)
+    (place / "libvirtd.conf").write_text(
+        'auth_unix_ro="none"\nauth_unix_rw="none"\nunix_sock_rw_perms="0777"\n'
+    )
+    words = ["unshare", "--mount", "sh", "-eu", "-c", SYSTEM, "sh"]
+    scene(place, images, form, "qemu:///system", *words)
