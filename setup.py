@@ -26,7 +26,17 @@ nbdkit_filter = Extension(
     include_dirs=["obdengine/_core"],
     depends=[
         f"obdengine/_core/{name}.h"
-        for name in ("native", "port", "device", "blob", "upper", "segmap", "obd")
+        for name in (
+            "native",
+            "port",
+            "device",
+            "blob",
+            "presence",
+            "spans",
+            "upper",
+            "segmap",
+            "obd",
+        )
     ],
     extra_compile_args=["-std=c11", "-D_GNU_SOURCE", "-O2", "-fvisibility=hidden"],
     py_limited_api=True,

@@ -16,7 +16,7 @@ from tests.tools import ROOT, SYSTEM_PYTHON, requires, tool
 
 pytestmark = requires("nbdkit", "nbdkit-python", "nbdinfo")
 
-PARTS = ["nbdkit_plugin", "obdengine", "qemu"]
+PARTS = ["nbdkit_plugin", "obdengine", "qemu", "systemd"]
 FILES = ["LICENSE", "README.md", "pyproject.toml", "setup.py"]
 
 
