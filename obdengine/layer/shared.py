@@ -39,7 +39,7 @@ def open_shared(path: str | os.PathLike[str]) -> Layer:
     name = os.fspath(path)
     try:
         key = _key_of(name, os.stat(path))  # noqa: PTH116
-    except OSError:
+    except (OSError, ValueError):
         return open_layer(path)  # which says what is wrong
     with _lock:
         if held := _held.get(key):
