@@ -45,6 +45,34 @@ def tool(name: str) -> str:
     return override or shutil.which(name, path=_path()) or name
 
 
+# Lets everybody into the folder of the project: what bars the way is covered in
+# this mount namespace, with nothing in it but the way.
+_LET_IN = """
+hold=$(mktemp -d)
+mount --bind "$2" "$hold"
+mount -t tmpfs -o mode=755 none "$1"
+mkdir -p "$2"
+mount --bind "$hold" "$2"
+umount "$hold"
+rmdir "$hold"
+shift 2
+cd /
+exec "$@"
+"""
+
+
+def let_everybody_in() -> list[str]:
+    """Return words before a command that another user is to run, as root.
+
+    A project in root's home cannot be reached by others.
+    """
+    barred = [path for path in ROOT.parents if not path.stat().st_mode & 0o001]
+    if not barred:
+        return []
+    script = ["unshare", "--mount", "sh", "-euc", _LET_IN, "sh"]
+    return [*script, str(barred[-1]), str(ROOT)]
+
+
 def environment(**more: str) -> dict[str, str]:
     """Return an environment for the system's own programs.
 

@@ -18,7 +18,7 @@ from obdengine.oci.layout import open_layout
 from tests.oci_images import add_image, make_layout, small_tar
 from tests.registries import Registry
 from tests.running import Ran
-from tests.tools import environment, requires
+from tests.tools import environment, let_everybody_in, requires
 
 Obd = Callable[..., Ran]
 
@@ -229,7 +229,13 @@ def test_ordinary_user_makes_the_same(
         Path(folder).chmod(0o777)
         shutil.copytree(image, Path(folder) / "image")
         subprocess.run(["chmod", "-R", "a+rX", folder], check=True)
-        command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+        command = [
+            *let_everybody_in(),
+            "setpriv",
+            "--reuid=65534",
+            "--regid=65534",
+            "--clear-groups",
+        ]
         command += [str(Path(sys.executable).with_name("obd")), "convert", *words[:-1]]
         done = subprocess.run(
             [*command, f"oci:{folder}/image", f"{folder}/made"],

@@ -17,7 +17,7 @@ import pytest
 
 from tests.host import rig
 from tests.host.rig import Host
-from tests.tools import environment, requires, tool
+from tests.tools import environment, let_everybody_in, requires, tool
 
 pytestmark = requires(
     *("nbdkit", "nbdkit-python", "qemu-storage-daemon", "fuse", "loop", "root"),
@@ -184,7 +184,8 @@ def nobody(folder: Path, image: Path, namespace: list[str]) -> None:
     (place / "image.obd").write_bytes(image.read_bytes())
     subprocess.run(["chown", "-R", "65534:65534", place], check=True)
     # As udev has it, which need not run here: everybody may use FUSE.
-    words = ["unshare", "--mount", "sh", "-euc", FOR_ALL, "sh", str(folder / "fuse")]
+    words = [*let_everybody_in(), "unshare", "--mount", "sh", "-euc", FOR_ALL, "sh"]
+    words += [str(folder / "fuse")]
     words += ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
     words += namespace
     more = {"OBD_RUN": f"{place}/run", "OBD_STATE": f"{place}/state"}

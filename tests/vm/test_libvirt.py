@@ -23,7 +23,7 @@ from obdengine.errors import UsageError
 from qemu.obd import Disk
 from qemu.obd.domain import MachineKind, disk_xml, domain_xml, serial_target
 from tests.host import rig
-from tests.tools import ROOT, environment, requires
+from tests.tools import ROOT, environment, let_everybody_in, requires
 from tests.vm import guests
 
 SCENE = Path(__file__).with_name("libvirt-scene.sh")
@@ -131,7 +131,7 @@ def scene(place: Path, images: Path, form: str, uri: str, *before: str) -> None:
     own = place / "own"
     own.mkdir()
     for path in (place, *place.rglob("*")):
-        if before and "setpriv" in before[0]:
+        if "setpriv" in before:
             os.chown(path, 65534, 65534)
     words = {"PLACE": place, "OBD": obd, "URI": uri, "FORM": form, "INITRD": initrd}
     more = {key: str(value) for key, value in words.items()}
@@ -158,7 +158,8 @@ def test_session(place: Path, images: Path, form: str) -> None:
     (home / ".config" / "libvirt").mkdir(parents=True)
     (home / ".config" / "libvirt" / "qemu.conf").write_text('stdio_handler = "file"\n')
     (home / "run").mkdir(mode=0o700)
-    words = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "env"]
+    words = [*let_everybody_in(), "setpriv", "--reuid=65534", "--regid=65534"]
+    words += ["--clear-groups", "env"]
     words += [f"HOME={home}", f"XDG_RUNTIME_DIR={home}/run"]
     words += [f"XDG_CONFIG_HOME={home}/.config", f"XDG_CACHE_HOME={home}/.cache"]
     scene(place, images, form, "qemu:///session", *words)
