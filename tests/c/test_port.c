@@ -108,7 +108,7 @@ write_on(void *arg)
     struct obd_fault f;
 
     memset(sector, 1 + (int)me->number, sizeof sector);
-    while (!atomic_load(me->over)) {
+    do {
         SAME(obd_port_write(me->port, me->number * SECTOR, sector, SECTOR, &f),
              OBD_OK);
         /* Absent: done, and after so many the log is worth writing anew. */
@@ -120,7 +120,7 @@ write_on(void *arg)
         atomic_fetch_sub(me->inside, 1);
         obd_port_leave(me->port);
         atomic_fetch_add(me->writes, 1);
-    }
+    } while (!atomic_load(me->over));
     return NULL;
 }
 
