@@ -312,8 +312,10 @@ def resize(machine: str, size: str, qmp: Path, disk: str) -> None:
         raise UsageError(f"{machine}: has no disk {disk} that it can write to")
     wanted = parse_size(size.removeprefix("+"))
     wanted += record.size if size.startswith("+") else 0
-    record = devices.grow(places, record.name, round_up(wanted, SECTOR))
+    name = record.name
     with SyncMachine(qmp) as running:
+        # QEMU flushes all disks when it stands still.
+        running.snapshot(lambda: _grow(places, name, round_up(wanted, SECTOR)))
         now = running.resize(_disk_of(places, record, disk))
     click.echo(f"{disk}: {now} bytes")
 
@@ -334,6 +336,10 @@ def xml_(
 
 
 # -- The disks of a machine
+
+
+def _grow(places: Places, name: str, size: int) -> None:
+    devices.grow(places, name, size)
 
 
 def _record_name(machine: str, disk: str) -> str:

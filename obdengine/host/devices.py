@@ -55,8 +55,10 @@ __all__ = [
     "restore",
 ]
 
-# nbdkit makes durable what was written last, on a disk that may be slow.
+# nbdkit makes durable what was written last, on a disk that may be slow. And it
+# waits for clients that are still connected: of one who only reads, not for long.
 _STOP_SECONDS = 120.0
+_STOP_READING_SECONDS = 3.0
 
 
 def attach(
@@ -155,15 +157,16 @@ def repair(places: Places, name: str) -> Record | None:
 def grow(places: Places, name: str, size: int) -> Record:
     """Give a device's disk another size, in bytes.
 
-    Its server is exchanged meanwhile, and requests wait. The device has to be
-    told, by whoever uses it.
+    Whoever uses it must have flushed what he wrote, and must not write
+    meanwhile: its server is killed, as it would wait for him, and another
+    one is started. The device has to be told, by whoever uses it.
     """
     with locked(places, name) as folder:
         record = load(places, name)
         if record is None or record.server is None:
             raise UsageError(f"{name}: is not attached")
         config = Writing.of(record.options).config_of(record.image)
-        record.server.stop(_STOP_SECONDS)
+        record.server.stop(0)
         try:
             resize(config, size)
         finally:
@@ -252,7 +255,8 @@ def _take_down(folder: Path, record: Record) -> None:
         _WAYS[record.way].down(folder, record)
     stop_bridge(record.bridge, folder)
     if record.server:
-        record.server.stop(_STOP_SECONDS)
+        seconds = _STOP_READING_SECONDS if record.read_only else _STOP_SECONDS
+        record.server.stop(seconds)
 
 
 # -- The ways

@@ -257,6 +257,33 @@ def machine_status(machine: SyncMachine) -> None:
     assert machine
 
 
+@requires("root")
+def test_the_commands_do_all_of_it(
+    idle: guests.Guest, images: Path, folder: Path
+) -> None:
+    own, image = folder / "own", rig.layer(images, "ext4")
+    with rig.host(folder) as host:
+
+        def vm(command: str, *words: str | Path) -> str:
+            asked = ["--qmp", idle.qmp, "pc"]
+            return host.obd("vm", command, *asked, *words).text
+
+        vm("attach", "--disk", "data", "--upper", own, "--rate", "10M", image)
+        assert host.ps()[0]["name"] == "vm-pc.data"
+        vm("limit", "--disk", "data", "--iops", "50")
+        assert "layers below" in vm("snapshot")
+        assert vm("resize", "--disk", "data", "+16M") == f"data: {80 << 20} bytes\n"
+        with SyncMachine(idle.qmp) as machine:
+            found = machine.disks()["data"]
+            assert found["image"]["virtual-size"] == 80 << 20
+        vm("detach", "--disk", "data")
+        assert host.ps() == []
+        vm("detach", "--disk", "data")  # which is fine
+    found = run_obd("info", "--output", "json", own / "config.v1.json").json()
+    assert found["virtual-size"] == 80 << 20
+    assert len(found["layers"]) == 2
+
+
 # -- A guest agent, which is played
 
 
