@@ -38,8 +38,10 @@ __all__ = [
 FILE = "disk"
 _PID, _SOCKET, _LOG = "bridge.pid", "bridge.sock", "fuse.log"
 
-# What was written last is made durable first, on a disk that may be slow.
+# What was written last is made durable first, on a disk that may be slow. Of one
+# that is for reading nothing can be lost, and once it did not end by itself.
 _STOP_SECONDS = 120.0
+_STOP_READING_SECONDS = 3.0
 
 _STEP = 0.05
 
@@ -143,7 +145,7 @@ def stop_bridge(bridge: Bridge | None, folder: Path) -> None:
         bridge.fuse.wait(_STOP_SECONDS)
         bridge.fuse.stop(0)
     if bridge:
-        bridge.daemon.stop(_STOP_SECONDS)
+        bridge.daemon.stop(_STOP_SECONDS if bridge.fuse else _STOP_READING_SECONDS)
     if os.path.ismount(file) or not _answers(file):  # it was killed
         with suppress(HostError):
             run(["fusermount3", "-u", "-z", str(file)])
