@@ -285,7 +285,8 @@ def test_small_cache_gives_room_and_right_bytes(
     for _ in range(200):
         reader.check(chance.randrange(len(CONTENT) - 5000), 5000)
         cache.shrink()
-    assert sum(entry.room for entry in cache.entries()) <= 2 * MIB
+    # The state file has room too, and the file system may hold a little back.
+    assert sum(entry.room for entry in cache.entries()) <= 2.5 * MIB
     remote.close()
 
 
