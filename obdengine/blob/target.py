@@ -8,7 +8,6 @@ compressed with an index that says where reading can start.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import ExitStack
 
@@ -19,7 +18,7 @@ from obdengine.blob.reader import Blob, Packing, Progress
 from obdengine.blob.target_index import read_index
 from obdengine.errors import BadMagic, DigestMismatch, FormatError
 from obdengine.source import Remote, Resident, Source, resident_of
-from obdengine.units import MIB
+from obdengine.source.stream import sha256_of
 
 __all__ = ["Target", "open_target"]
 
@@ -68,7 +67,7 @@ class Target(Blob):
         """Yield everything that is wrong; the digest too, where it is known."""
         yield from super().check(progress, threads=threads)
         if self.digest.startswith("sha256:"):
-            found = f"sha256:{self._sha256()}"
+            found = f"sha256:{sha256_of(self.source)}"
             if found != self.digest:
                 yield DigestMismatch(
                     self.name, "digest", expected=self.digest, found=found
@@ -84,12 +83,6 @@ class Target(Blob):
         super().close()
         if self._index:
             self._index.close()
-
-    def _sha256(self) -> str:
-        digest = hashlib.sha256()
-        for at in range(0, self.source.size, MIB):
-            digest.update(self.source.pread(at, min(MIB, self.source.size - at)))
-        return digest.hexdigest()
 
 
 def open_target(

@@ -37,8 +37,8 @@ from obdengine.oci.manifest import (
 from obdengine.oci.reference import Reference
 from obdengine.oci.registry import RegistryStore
 from obdengine.source import MemorySource
-from obdengine.source.output import Output
 from obdengine.source.stream import SourceStream
+from obdengine.source.writable import WritableFile
 
 __all__ = ["KeepingStore"]
 
@@ -149,6 +149,4 @@ def _write(path: Path, raw: bytes) -> None:
         return
     with suppress(OSError, SourceError, UsageError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with Output(path) as out:
-            out.append(raw)
-            out.commit()
+        WritableFile.create(path, raw)

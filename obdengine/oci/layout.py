@@ -24,7 +24,6 @@ from obdengine.errors import (
     BadManifest,
     DigestMismatch,
     ReadOnly,
-    SourceError,
     SourceMissing,
     Unsupported,
     UsageError,
@@ -42,8 +41,9 @@ from obdengine.oci.manifest import (
 )
 from obdengine.oci.store import OpenStream, Progress
 from obdengine.source import FileSource, Source
-from obdengine.source.output import Output
+from obdengine.source.output import Output, make_folder
 from obdengine.source.stream import SourceStream
+from obdengine.source.writable import WritableFile
 
 __all__ = ["Files", "Folder", "LayoutStore", "open_layout"]
 
@@ -190,7 +190,7 @@ class LayoutStore:
         if self.has_blob(descriptor):
             return
         path = folder / _path_of(descriptor.digest)
-        _make_folder(path.parent)
+        make_folder(path.parent)
         name = f"{self.name}: {descriptor.digest}"
         with closing(open_stream()) as stream, Output(path) as out:
             reader = DigestReader(stream, name, descriptor.digest, descriptor.size)
@@ -210,9 +210,9 @@ class LayoutStore:
         folder = self._writable()
         found = describe(raw, media_type)
         path = folder / _path_of(found.digest)
-        _make_folder(path.parent)
+        make_folder(path.parent)
         if not self.has_blob(found):
-            _replace(path, raw)
+            WritableFile.create(path, raw)
         annotations = {words.REF_NAME: tag} if tag else {}
         named = Descriptor(
             media_type, found.digest, found.size, annotations=annotations
@@ -222,7 +222,7 @@ class LayoutStore:
             kept = [entry for entry in index.manifests if not _replaces(named, entry)]
             if tag or not any(entry.digest == named.digest for entry in kept):
                 kept.append(named)
-            _replace(folder / _INDEX, _with(index, kept).raw())
+            WritableFile.create(folder / _INDEX, _with(index, kept).raw())
         return found
 
     def close(self) -> None:
@@ -297,9 +297,9 @@ def open_layout(path: str | os.PathLike[str], *, create: bool = False) -> Layout
 def _create(folder: Path) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder}: is there, and not an OCI layout")
-    _make_folder(folder / "blobs" / "sha256")
-    _replace(folder / _INDEX, Index().raw())
-    _replace(folder / _MARK, _VERSION)
+    make_folder(folder / "blobs" / "sha256")
+    WritableFile.create(folder / _INDEX, Index().raw())
+    WritableFile.create(folder / _MARK, _VERSION)
 
 
 def _path_of(digest: str) -> str:
@@ -322,21 +322,6 @@ def _replaces(new: Descriptor, old: Descriptor) -> bool:
 def _with(index: Index, entries: Sequence[Descriptor]) -> Index:
     values: dict[str, Any] = {**vars(index), "manifests": tuple(entries)}
     return Index(**values)
-
-
-def _make_folder(path: Path) -> None:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SourceError(
-            f"{path}: cannot be made: {error.strerror}", errno=error.errno
-        ) from error
-
-
-def _replace(path: Path, data: bytes) -> None:
-    with Output(path) as out:
-        out.append(data)
-        out.commit()
 
 
 @contextmanager

@@ -175,19 +175,11 @@ class Manifest:
 
     def raw(self) -> bytes:
         """Return the bytes of the document, always the same for the same."""
-        found: dict[str, Any] = {
-            "schemaVersion": 2,
-            "mediaType": self.media_type,
+        found = {
             "config": self.config.to_json(),
             "layers": [layer.to_json() for layer in self.layers],
         }
-        optional = {
-            "annotations": dict(self.annotations),
-            "subject": self.subject.to_json() if self.subject else None,
-            "artifactType": self.artifact_type,
-        }
-        found |= {key: value for key, value in optional.items() if value}
-        return canonical(found | dict(self.extra))
+        return _raw(self, found)
 
 
 @dataclass(frozen=True)
@@ -233,18 +225,22 @@ class Index:
 
     def raw(self) -> bytes:
         """Return the bytes of the document, always the same for the same."""
-        found: dict[str, Any] = {
-            "schemaVersion": 2,
-            "mediaType": self.media_type,
+        found = {
             "manifests": [entry.to_json() for entry in self.manifests],
         }
-        optional = {
-            "annotations": dict(self.annotations),
-            "subject": self.subject.to_json() if self.subject else None,
-            "artifactType": self.artifact_type,
-        }
-        found |= {key: value for key, value in optional.items() if value}
-        return canonical(found | dict(self.extra))
+        return _raw(self, found)
+
+
+def _raw(document: Manifest | Index, own: Mapping[str, Any]) -> bytes:
+    """Return the bytes of a document: what both kinds have, and its own."""
+    found = {"schemaVersion": 2, "mediaType": document.media_type, **own}
+    optional = {
+        "annotations": dict(document.annotations),
+        "subject": document.subject.to_json() if document.subject else None,
+        "artifactType": document.artifact_type,
+    }
+    found |= {key: value for key, value in optional.items() if value}
+    return canonical(found | dict(document.extra))
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ they are used as they are: what was pulled can be pushed unchanged.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -44,8 +43,7 @@ from obdengine.ops.layers import open_layers
 from obdengine.ops.traces import pack_acceleration
 from obdengine.source import FileSource, MemorySource, Source
 from obdengine.source.joined import JoinedSource
-from obdengine.source.stream import SourceStream
-from obdengine.units import MIB
+from obdengine.source.stream import SourceStream, sha256_of
 
 __all__ = ["IMAGE_NAME", "MANIFEST_NAME", "LocalStore"]
 
@@ -165,7 +163,8 @@ class _Layer:
         try:
             self.size = source.size
             same = source.size == file.size and not isinstance(source, JoinedSource)
-            self.digest = file.digest if same and file.digest else _hashed(source)
+            known = file.digest if same else ""
+            self.digest = known or f"sha256:{sha256_of(source)}"
         finally:
             source.close()
 
@@ -202,13 +201,6 @@ class _Trace(_Layer):
         with SourceStream(FileSource(path)) as stream:
             reads = unpack_trace(stream.read(), str(path))
         return MemorySource(pack_acceleration(reads), str(path))
-
-
-def _hashed(source: Source) -> str:
-    hasher = hashlib.sha256()
-    for offset in range(0, source.size, MIB):
-        hasher.update(source.pread(offset, min(MIB, source.size - offset)))
-    return f"sha256:{hasher.hexdigest()}"
 
 
 def _kept(folder: Path, layers: Sequence[_Layer]) -> tuple[bytes, bytes] | None:

@@ -35,8 +35,9 @@ from obdengine.ops.resolve import acceleration_layer, block_layers, is_turbo
 from obdengine.ops.transfer import target_of
 from obdengine.ops.turbo_blob import unpacked
 from obdengine.source import FileSource
-from obdengine.source.output import Output
+from obdengine.source.output import Output, make_folder
 from obdengine.source.stream import SourceStream
+from obdengine.source.writable import WritableFile
 from obdengine.units import MIB
 
 __all__ = ["Pulled", "pull_image"]
@@ -85,8 +86,8 @@ def pull_image(
     pulling = _Pulling(store, folder, layers, acceleration_layer(image))
     blobs = list({blob.digest: blob for blob in pulling.blobs}.values())
     for_all(blobs, pulling.fetch, parallel=parallel, progress=progress)
-    _write(folder / MANIFEST_NAME, image.raw)
-    _write(folder / IMAGE_NAME, image.config_raw)
+    WritableFile.create(folder / MANIFEST_NAME, image.raw)
+    WritableFile.create(folder / IMAGE_NAME, image.config_raw)
     files = pulling.named()[: len(layers)]
     config = folder / CONFIG_NAME
     base = f"{store.base}/blobs" if isinstance(store, RegistryStore) else ""
@@ -163,7 +164,7 @@ class _Pulling:
                 self._counts[2] += blob.size if fetched else 0
 
     def _fetch_to(self, blob: Descriptor, path: Path, show: Progress) -> bool:
-        _make_folder(path.parent)
+        make_folder(path.parent)
         if is_turbo(blob):
             unpacked(self._store, blob, path)
             return True
@@ -213,18 +214,3 @@ def _is_there(path: Path, blob: Descriptor) -> bool:
         except DigestMismatch:
             return False
     return True
-
-
-def _make_folder(path: Path) -> None:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SourceError(
-            f"{path}: cannot be made: {error.strerror}", errno=error.errno
-        ) from error
-
-
-def _write(path: Path, raw: bytes) -> None:
-    with Output(path) as out:
-        out.append(raw)
-        out.commit()

@@ -16,10 +16,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from obdengine.config import LayerFile
-from obdengine.errors import SourceError, UsageError
+from obdengine.errors import UsageError
 from obdengine.oci import words
 from obdengine.oci.digest import DigestReader
 from obdengine.oci.image import ImageManifest
@@ -29,10 +29,19 @@ from obdengine.oci.registry import RegistryStore
 from obdengine.oci.store import Store
 from obdengine.ops.folder import CONFIG_NAME, change_config, lower_row
 from obdengine.source import FileSource
-from obdengine.source.output import Output
+from obdengine.source.output import Output, make_folder
 from obdengine.source.stream import SourceStream
+from obdengine.source.writable import WritableFile
 
-__all__ = ["FS_TYPE", "FolderTarget", "IMAGE_NAME", "Made", "StoreTarget", "Target"]
+__all__ = [
+    "FS_TYPE",
+    "FolderTarget",
+    "IMAGE_NAME",
+    "Made",
+    "NewFolder",
+    "StoreTarget",
+    "Target",
+]
 
 IMAGE_NAME = "image.json"
 FS_TYPE = "ext4"
@@ -83,27 +92,48 @@ class Target(Protocol):
         """Remove what would be in the way of another attempt."""
 
 
-class FolderTarget:
-    """A folder that gets layer files and a configuration."""
+class NewFolder:
+    """A folder for an image that nobody sees before it is whole.
 
-    tar = False
+    Attributes:
+        name: for people.
+        folder: the same as a path.
+    """
 
     def __init__(self, path: Path) -> None:
         """Make the folder; raises UsageError when there is an image in it."""
         if (path / CONFIG_NAME).exists():
             raise UsageError(f"{path}: there is an image already")
-        if path.exists() and not path.is_dir():
-            raise UsageError(f"{path}: is there and not a folder")
         self.name = str(path)
         self.folder = path
         self._is_new = not path.exists()
         self._files: list[Path] = []
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise SourceError(
-                f"{path}: cannot be made: {error.strerror}", errno=error.errno
-            ) from error
+        make_folder(path)
+
+    def abandon(self) -> None:
+        """Remove the files, and the folder if it was made."""
+        for file in self._files:
+            file.unlink(missing_ok=True)
+        if self._is_new:
+            with suppress(OSError):
+                self.folder.rmdir()
+
+    def _publish(self, rows: list[dict[str, Any]]) -> None:
+        """Write the configuration of the layers in rows; what is here stays."""
+        change_config(self.folder / CONFIG_NAME, rows, None)
+        self._files, self._is_new = [], False
+
+
+class FolderTarget(NewFolder):
+    """A folder that gets layer files and a configuration."""
+
+    tar = False
+
+    def __init__(self, path: Path) -> None:
+        """Make the folder; raises UsageError when it cannot be a new one."""
+        if path.exists() and not path.is_dir():
+            raise UsageError(f"{path}: is there and not a folder")
+        super().__init__(path)
 
     def path(self, number: int) -> Path:
         """Return where layer number is, counted from 1."""
@@ -138,25 +168,14 @@ class FolderTarget:
         if image:
             path = self.folder / IMAGE_NAME
             self._files.append(path)
-            with Output(path) as out:
-                out.append(image.config_raw)
-                out.commit()
+            WritableFile.create(path, image.config_raw)
         rows = [
             lower_row(
                 self.path(number), self.folder, digest=layer.digest, size=layer.size
             )
             for number, layer in enumerate(layers, 1)
         ]
-        change_config(self.folder / CONFIG_NAME, rows, None)
-        self._files, self._is_new = [], False
-
-    def abandon(self) -> None:
-        """Remove the files, and the folder if it was made."""
-        for file in self._files:
-            file.unlink(missing_ok=True)
-        if self._is_new:
-            with suppress(OSError):
-                self.folder.rmdir()
+        self._publish(rows)
 
 
 class StoreTarget:

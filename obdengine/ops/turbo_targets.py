@@ -12,24 +12,25 @@ from __future__ import annotations
 import io
 import os
 import shutil
-from contextlib import suppress
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from obdengine.config import LayerFile
-from obdengine.errors import SourceError, UsageError
+from obdengine.errors import UsageError
 from obdengine.oci import words
-from obdengine.oci.digest import digest_of
 from obdengine.oci.image import ImageManifest
 from obdengine.oci.layout import LayoutStore
 from obdengine.oci.manifest import Descriptor, Manifest, describe
 from obdengine.oci.store import Store
-from obdengine.ops.folder import CONFIG_NAME, change_config, row_of
+from obdengine.ops.folder import row_of
+from obdengine.ops.targets import NewFolder
 from obdengine.ops.turbo_package import META_NAME, Packaged, package
 from obdengine.source import FileSource
 from obdengine.source.output import Output
-from obdengine.source.stream import SourceStream
+from obdengine.source.stream import SourceStream, sha256_of
+from obdengine.source.writable import WritableFile
 
 __all__ = ["Piece", "TurboFolder", "TurboStore", "TurboTarget"]
 
@@ -95,24 +96,14 @@ class TurboTarget(Protocol):
         """Remove what would be in the way of another attempt."""
 
 
-class TurboFolder:
+class TurboFolder(NewFolder):
     """A folder that gets the layers and a configuration."""
 
     def __init__(self, path: Path) -> None:
         """Make the folder; raises UsageError when there is an image in it."""
-        if (path / CONFIG_NAME).exists():
-            raise UsageError(f"{path}: there is an image already")
-        self.name, self.folder = str(path), path
+        super().__init__(path)
         self.pieces: list[Piece] = []
-        self._is_new = not path.exists()
-        self._files: list[Path] = []
         self._lowers: list[LayerFile] = []
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise SourceError(
-                f"{path}: cannot be made: {error.strerror}", errno=error.errno
-            ) from error
 
     def original(self, number: int, store: Store, layer: Descriptor) -> Path:
         """Return the blob of a layout, or a copy in the folder."""
@@ -154,21 +145,9 @@ class TurboFolder:
 
     def finish(self, image: ImageManifest) -> None:
         """Write the configurations."""
-        path = self._path(0, "")
-        with Output(path) as out:
-            out.append(image.config_raw)
-            out.commit()
+        WritableFile.create(self._path(0, ""), image.config_raw)
         rows = [row_of(lower, self.folder) for lower in self._lowers]
-        change_config(self.folder / CONFIG_NAME, rows, None)
-        self._files, self._is_new = [], False
-
-    def abandon(self) -> None:
-        """Remove the files, and the folder if it was made."""
-        for file in self._files:
-            file.unlink(missing_ok=True)
-        if self._is_new:
-            with suppress(OSError):
-                self.folder.rmdir()
+        self._publish(rows)
 
     def _path(self, number: int, end: str) -> Path:
         path = self.folder / (f"layer-{number}{end}" if number else "image.json")
@@ -293,4 +272,5 @@ def _copy(store: Store, layer: Descriptor, path: Path) -> None:
 
 
 def _digest(path: Path) -> str:
-    return digest_of(path.read_bytes())
+    with closing(FileSource(path)) as source:
+        return f"sha256:{sha256_of(source)}"

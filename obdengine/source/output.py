@@ -15,7 +15,7 @@ from pathlib import Path
 
 from obdengine.errors import SourceError, UsageError
 
-__all__ = ["DeviceOutput", "Output", "open_output"]
+__all__ = ["DeviceOutput", "Output", "make_folder", "open_output"]
 
 
 class Output:
@@ -173,6 +173,14 @@ def _judged(name: str) -> Path:
     except (RuntimeError, ValueError) as error:  # links in a circle, a NUL
         raise UsageError(f"{name}: cannot be made: {error}") from error
     return path
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, unless it is there; raises SourceError."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _failed(str(path), "cannot be made", error) from error
 
 
 def _write_all(

@@ -7,13 +7,15 @@ Its position is its own, the source has none. It reads; it never writes.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 from typing import Any
 
 from obdengine.source.contract import Source
+from obdengine.units import MIB
 
-__all__ = ["SourceStream"]
+__all__ = ["SourceStream", "sha256_of"]
 
 
 class SourceStream(io.RawIOBase):
@@ -65,3 +67,11 @@ class SourceStream(io.RawIOBase):
         if not self.closed:
             self._source.close()
         super().close()
+
+
+def sha256_of(source: Source) -> str:
+    """Return the SHA-256 of all of source, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    for offset in range(0, source.size, MIB):
+        digest.update(source.pread(offset, min(MIB, source.size - offset)))
+    return digest.hexdigest()
