@@ -56,7 +56,7 @@ def facts(uri: str) -> dict[str, Any]:
 
 def libnbd(script: str, *words: str) -> bytes:
     """Run a script for the Python that has libnbd; `h` is its handle."""
-    text = f"import nbd, sys\nh = nbd.NBD()\n{script}"
+    text = f"import errno, nbd, sys\nh = nbd.NBD()\n{script}"
     done = subprocess.run([SYSTEM_PYTHON, "-c", text, *words], capture_output=True)
     assert done.returncode == 0, done.stderr.decode(errors="replace")
     return done.stdout
