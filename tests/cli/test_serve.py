@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.registries import free_port
 from tests.running import Ran
 from tests.stacks import SIZE, Image
 from tests.tools import SYSTEM_PYTHON, environment, requires, tool
@@ -78,9 +79,7 @@ def test_command_that_does_not_exist(obd: Obd, image: Image) -> None:
 
 
 def test_tcp_port(obd: Obd, image: Image) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     script = 'echo "$uri"; nbdinfo --size "$uri"'
     words = ("--port", str(port), "--threads", "2")
     text = obd("serve", image.config, *words, "--", "sh", "-c", script).text

@@ -23,6 +23,7 @@ from obdengine.nbd import Exports, Server, listen_at_socket
 from obdengine.source import FileSource
 from tests.nbd import programs, raw
 from tests.nbd.raw import Client, text
+from tests.registries import free_port
 from tests.running import PATIENCE, Ran
 from tests.stacks import SIZE, Image
 from tests.tools import requires
@@ -302,9 +303,7 @@ def test_qemu_writes_and_reads(obd: Obd, image: Image, tmp_path: Path) -> None:
 
 @requires("nbdinfo")
 def test_tcp(obd: Obd, image: Image) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     words = ("--engine", "native", "--port", str(port), *image.layers)
     ran = obd("serve", *words, "--", "sh", "-c", 'nbdinfo --size "$uri"')
     assert int(ran.text) == SIZE
