@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.registries import free_port
-from tests.running import Ran
+from tests.running import PATIENCE, Ran
 from tests.stacks import SIZE, Image
 from tests.tools import SYSTEM_PYTHON, environment, requires, tool
 
@@ -116,7 +116,7 @@ def test_without_command_until_a_signal(
         [tool("nbdcopy"), uri, "-"], capture_output=True, check=True
     )
     process.send_signal(signum)
-    _, said = process.communicate(timeout=30)
+    _, said = process.communicate(timeout=PATIENCE)
     assert hashlib.sha256(copied.stdout).digest() == hashlib.sha256(image.disk).digest()
     assert (process.returncode, said) == (0, "")
     assert not path.exists()
@@ -201,7 +201,7 @@ def test_terminal_interrupt_is_for_the_command(image: Image) -> None:
     assert process.stdout is not None
     process.stdout.readline()
     os.killpg(process.pid, signal.SIGINT)
-    process.communicate(timeout=30)
+    process.communicate(timeout=PATIENCE)
     assert process.returncode == 7
 
 

@@ -33,6 +33,9 @@ Serve = Callable[..., str]
 
 TLS_IS_REFUSED = raw.ERROR | 2
 
+# Bytes of a reply that no socket's buffers take, and that many threads can have.
+STUCK = 256 << 10
+
 
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Serve]:
@@ -251,7 +254,7 @@ def test_clients_that_read_nothing(
     stuck = [Client(path).begin().go() for _ in range(count)]
     for client in stuck:
         for cookie in range(64):
-            client.ask(raw.READ, cookie, 0, SIZE)
+            client.ask(raw.READ, cookie, 0, STUCK)
     assert programs.output("nbdcopy", uri(path), "-") == image.disk
     for client in stuck:
         client.socket.close()

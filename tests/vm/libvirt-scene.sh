@@ -11,7 +11,7 @@ said() {
     tries=0
     until grep -q "$1" "$PLACE/console" 2>/dev/null; do
         tries=$((tries + 1))
-        [ $tries -lt 900 ]
+        [ $tries -lt 1200 ]
         sleep 0.1
     done
 }
