@@ -35,7 +35,13 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     folder.mkdir()
     monkeypatch.setenv("TMPDIR", str(folder))
     yield folder
+    while started:
+        started.pop().kill()  # one that has ended does not mind
     assert list(folder.iterdir()) == []
+
+
+# What start() has started.
+started: list[subprocess.Popen[str]] = []
 
 
 def test_command_reads_the_disk(obd: Obd, image: Image) -> None:
@@ -102,6 +108,7 @@ def start(image: Image, *words: str) -> tuple[subprocess.Popen[str], str]:
         text=True,
         env=environment(),
     )
+    started.append(process)
     assert process.stdout is not None
     return process, process.stdout.readline().strip()
 

@@ -61,11 +61,12 @@ class Host:
         return found
 
     def clean(self) -> None:
-        """Take everything away."""
+        """Take everything away; what cannot be does not keep the rest."""
         for item in self.ps():
             if item["mounts"]:
-                self.obd("umount", item["name"])
-            self.obd("detach", item["name"])
+                self.obd("umount", item["name"], code=None)
+            self.obd("detach", item["name"], code=None)
+        assert self.ps() == []
 
 
 @contextmanager
