@@ -22,17 +22,28 @@ from tests import registries, running, tools
 
 hypothesis.settings.register_profile("dev", max_examples=50, deadline=None)
 hypothesis.settings.register_profile(
-    "ci", max_examples=100, deadline=None, derandomize=True, print_blob=True
+    "ci",
+    max_examples=100,
+    deadline=None,
+    derandomize=True,
+    print_blob=True,
+    # A machine that is busy is no fault of the test.
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.register_profile("soak", max_examples=3000, deadline=None)
 hypothesis.settings.load_profile(
     os.environ.get("OBD_HYPOTHESIS", "ci" if os.environ.get("CI") else "dev")
 )
 
-# Who was started in the background by a shell has its Ctrl-C ignored, and so have
-# the programs that it starts: they must have it for those tests that send it.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# Who was started in the background by a shell has its Ctrl-C ignored, who was by
+# nohup its hang-ups, and so have the programs that it starts: they must have
+# them for those tests that send them.
+for signum, usual in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGHUP, signal.SIG_DFL),
+):
+    if signal.getsignal(signum) is signal.SIG_IGN:
+        signal.signal(signum, usual)
 
 _UNPACKERS: dict[str, Callable[[bytes], bytes]] = {
     ".xz": lzma.decompress,

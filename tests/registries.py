@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import select
 import signal
 import socket
@@ -30,10 +31,17 @@ __all__ = ["Nginx", "Registry", "Server", "free_port"]
 
 
 def free_port() -> int:
-    """Return a port of loopback that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a port of loopback that nobody listens on.
+
+    It is none of those that the kernel gives to clients: it stays free until
+    its server comes, and while that is away.
+    """
+    ports = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text()
+    while True:
+        port = random.randrange(10_000, int(ports.split()[0]))
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 class Server:

@@ -116,7 +116,7 @@ class Export:
         if self.process.poll() is None:
             self.process.terminate()
         try:
-            code = self.process.wait(timeout=20)
+            code = self.process.wait(timeout=60)
         except subprocess.TimeoutExpired:
             # A client that went away mid-request can hold nbdkit up.
             self.process.kill()

@@ -37,6 +37,7 @@ class TokenServer:
         lie: what the next tokens say of that, None: the truth.
         requests: (method, query or form, Authorization or "") of each request.
         refusing: whether it answers 401 to everything.
+        signer: who signs the next tokens.
     """
 
     def __init__(self, signer: Pair) -> None:
@@ -45,7 +46,7 @@ class TokenServer:
         self.lie: int | None = None
         self.refusing = False
         self.requests: list[tuple[str, dict[str, list[str]], str]] = []
-        self._signer = signer
+        self.signer = signer
         handler = type("Handler", (_Handler,), {"owner": self})
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}/token"
@@ -71,11 +72,11 @@ class TokenServer:
             "jti": secrets.token_hex(8),
             "access": [_access(scope, user) for scope in scopes],
         }
-        pem = self._signer.certificate.read_text()
+        pem = self.signer.certificate.read_text()
         der = base64.b64encode(ssl.PEM_cert_to_DER_cert(pem)).decode()
         header = {"typ": "JWT", "alg": "RS256", "x5c": [der]}
         signed = f"{_encoded(header)}.{_encoded(claims)}"
-        command = [tool("openssl"), "dgst", "-sha256", "-sign", str(self._signer.key)]
+        command = [tool("openssl"), "dgst", "-sha256", "-sign", str(self.signer.key)]
         done = subprocess.run(
             command, input=signed.encode(), capture_output=True, check=True
         )

@@ -197,11 +197,15 @@ TEST(upper_threads_in_place)
 #define FLUSHERS 8
 #define TIMES 25
 
+/* Whoever is first must not be done before the others begin. */
+static pthread_barrier_t all_are_here;
+
 static void *
 write_and_flush(void *arg)
 {
     struct actor *me = arg;
 
+    pthread_barrier_wait(&all_are_here);
     for (uint64_t i = 0; i < TIMES; i++) {
         struct obd_segment s;
         uint64_t size;
@@ -229,6 +233,7 @@ TEST(upper_threads_share_flushes)
     _Atomic bool over = false;
     struct rig g;
 
+    SAME(pthread_barrier_init(&all_are_here, NULL, FLUSHERS), 0);
     rig_make(&g, FLUSHERS * TIMES, false, 0);
     g.sync_us = 500;
     for (size_t i = 0; i < FLUSHERS; i++) {
@@ -241,5 +246,6 @@ TEST(upper_threads_share_flushes)
     SAME(facts.records, FLUSHERS * TIMES);
     assert(facts.flushes >= TIMES);
     assert(facts.flushes <= FLUSHERS * TIMES / 2);
+    pthread_barrier_destroy(&all_are_here);
     rig_free(&g);
 }

@@ -17,7 +17,7 @@ import pytest
 from tests.cli.test_main import OBD, one_sentence
 from tests.ops import images, vm_files
 from tests.ops.vm_files import MIB, qemu_img, qemu_io
-from tests.running import Ran
+from tests.running import PATIENCE, Ran
 from tests.stacks import Image
 from tests.tools import environment, requires, tool
 
@@ -361,13 +361,13 @@ def test_signals(raw: Path, tmp_path: Path, name: str, signum: int) -> None:
         start_new_session=True,
         stderr=subprocess.PIPE,
     ) as process:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE
         while not (tools / "running").exists() and time.monotonic() < deadline:
             time.sleep(0.02)
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
         (child,) = children.read_text().split()
         process.send_signal(signum)
-        assert process.wait(60) == -signum
+        assert process.wait(PATIENCE) == -signum
         assert process.stderr is not None
         assert process.stderr.read() == b""
     assert is_over(child)

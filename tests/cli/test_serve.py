@@ -17,7 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.running import Ran
+from tests.registries import free_port
+from tests.running import PATIENCE, Ran
 from tests.stacks import SIZE, Image
 from tests.tools import SYSTEM_PYTHON, environment, requires, tool
 
@@ -34,7 +35,13 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     folder.mkdir()
     monkeypatch.setenv("TMPDIR", str(folder))
     yield folder
+    while started:
+        started.pop().kill()  # one that has ended does not mind
     assert list(folder.iterdir()) == []
+
+
+# What start() has started.
+started: list[subprocess.Popen[str]] = []
 
 
 def test_command_reads_the_disk(obd: Obd, image: Image) -> None:
@@ -78,9 +85,7 @@ def test_command_that_does_not_exist(obd: Obd, image: Image) -> None:
 
 
 def test_tcp_port(obd: Obd, image: Image) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     script = 'echo "$uri"; nbdinfo --size "$uri"'
     words = ("--port", str(port), "--threads", "2")
     text = obd("serve", image.config, *words, "--", "sh", "-c", script).text
@@ -103,6 +108,7 @@ def start(image: Image, *words: str) -> tuple[subprocess.Popen[str], str]:
         text=True,
         env=environment(),
     )
+    started.append(process)
     assert process.stdout is not None
     return process, process.stdout.readline().strip()
 
@@ -117,7 +123,7 @@ def test_without_command_until_a_signal(
         [tool("nbdcopy"), uri, "-"], capture_output=True, check=True
     )
     process.send_signal(signum)
-    _, said = process.communicate(timeout=30)
+    _, said = process.communicate(timeout=PATIENCE)
     assert hashlib.sha256(copied.stdout).digest() == hashlib.sha256(image.disk).digest()
     assert (process.returncode, said) == (0, "")
     assert not path.exists()
@@ -202,7 +208,7 @@ def test_terminal_interrupt_is_for_the_command(image: Image) -> None:
     assert process.stdout is not None
     process.stdout.readline()
     os.killpg(process.pid, signal.SIGINT)
-    process.communicate(timeout=30)
+    process.communicate(timeout=PATIENCE)
     assert process.returncode == 7
 
 

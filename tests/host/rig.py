@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import json
 import os
+import select
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.running import Ran, run_obd
+from tests.running import PATIENCE, Ran, run_obd
 from tests.tools import tool
 
 MIB = 1 << 20
@@ -59,11 +61,12 @@ class Host:
         return found
 
     def clean(self) -> None:
-        """Take everything away."""
+        """Take everything away; what cannot be does not keep the rest."""
         for item in self.ps():
             if item["mounts"]:
-                self.obd("umount", item["name"])
-            self.obd("detach", item["name"])
+                self.obd("umount", item["name"], code=None)
+            self.obd("detach", item["name"], code=None)
+        assert self.ps() == []
 
 
 @contextmanager
@@ -74,6 +77,17 @@ def host(folder: Path) -> Iterator[Host]:
         yield made
     finally:
         made.clean()
+
+
+def kill(pid: int) -> None:
+    """Kill a process, and return when it has ended."""
+    process = os.pidfd_open(pid)
+    try:
+        signal.pidfd_send_signal(process, signal.SIGKILL)
+        ended, _, _ = select.select([process], [], [], PATIENCE)
+    finally:
+        os.close(process)
+    assert ended
 
 
 def disk(folder: Path, kind: str, size: int | None = None) -> Path:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 
 from tests.host import rig
 from tests.host.rig import Host
+from tests.running import PATIENCE
 from tests.tools import environment, requires, tool
 
 pytestmark = requires(
@@ -166,7 +166,7 @@ def test_a_name_that_cannot_be_a_folder(host: Host, image: Path) -> None:
 def test_a_killed_server_is_started_again(host: Host, image: Path) -> None:
     found = host.attach(image)
     before = content(found["device"])
-    os.kill(found["server-pid"], signal.SIGKILL)
+    rig.kill(found["server-pid"])
     assert host.ps()[0]["state"] == "down"
     host.obd("attach", "--all")
     after = host.ps()[0]
@@ -179,20 +179,20 @@ def test_a_killed_server_is_started_again(host: Host, image: Path) -> None:
 
 def test_requests_wait_for_the_next_server(host: Host, image: Path) -> None:
     found = host.attach("--upper", host.folder / "own", image)
-    os.kill(found["server-pid"], signal.SIGKILL)
+    rig.kill(found["server-pid"])
     words = [tool("dd"), "if=/dev/urandom", f"of={found['device']}"]
     words += ["bs=64k", "count=16", "oflag=direct", "conv=fsync"]
     writer = subprocess.Popen(words, stderr=-3, env=environment())
     with pytest.raises(subprocess.TimeoutExpired):
         writer.wait(0.3)
     host.obd("attach", "--all")
-    assert writer.wait(30) == 0
+    assert writer.wait(PATIENCE) == 0
 
 
 @pytest.mark.parametrize("which", [0, 1])
 def test_a_killed_bridge_is_started_again(host: Host, image: Path, which: int) -> None:
     found = host.attach("--via", "loop", "--upper", host.folder / "own", image)
-    os.kill(found["bridge-pids"][which], signal.SIGKILL)
+    rig.kill(found["bridge-pids"][which])
     assert host.ps()[0]["state"] == "down"
     host.obd("attach", "--all")
     after = host.ps()[0]
@@ -247,7 +247,7 @@ def test_many_at_once(host: Host, image: Path) -> None:
         found = list(pool.map(lambda _: host.attach(image), range(6)))
     assert len({item["device"] for item in found}) == 6
     assert {item["state"] for item in host.ps()} == {"up"}
-    os.kill(found[0]["server-pid"], signal.SIGKILL)
+    rig.kill(found[0]["server-pid"])
     states = sorted(item["state"] for item in host.ps())
     assert states == ["down", *["up"] * 5]
 

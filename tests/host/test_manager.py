@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
-import signal
 import socket
 import subprocess
 import sys
@@ -20,6 +18,7 @@ import pytest
 
 from tests.host import rig
 from tests.host.rig import Host
+from tests.running import PATIENCE
 from tests.tools import environment, requires
 
 pytestmark = requires(
@@ -46,16 +45,15 @@ def managed(host: Host) -> Iterator[subprocess.Popen[str]]:
         yield process
     finally:
         process.terminate()
-        assert process.wait(60) == 0
+        assert process.wait(PATIENCE) == 0
         process.stderr.close()
 
 
 def until(true: Callable[[], bool]) -> None:
-    for _ in range(400):
-        if true():
-            return
+    end = time.monotonic() + PATIENCE
+    while not true():
+        assert time.monotonic() < end, "nothing happens"
         time.sleep(0.05)
-    raise AssertionError("nothing happens")
 
 
 def ask(host: Host, method: str, path: str, body: object = None) -> tuple[int, Any]:
@@ -71,7 +69,7 @@ def ask(host: Host, method: str, path: str, body: object = None) -> tuple[int, A
 def test_what_dies_is_started_again(host: Host, image: Path) -> None:
     found = host.attach(image)
     with managed(host):
-        os.kill(found["server-pid"], signal.SIGKILL)
+        rig.kill(found["server-pid"])
         until(lambda: host.ps()[0]["state"] == "up")
         assert host.ps()[0]["server-pid"] != found["server-pid"]
 
@@ -133,4 +131,4 @@ def test_systemd_gives_it_its_socket(host: Host) -> None:
             assert reply.status == 200
     finally:
         process.terminate()
-        process.wait(60)
+        process.wait(PATIENCE)

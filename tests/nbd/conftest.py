@@ -22,6 +22,7 @@ WAYS = {
     "test_full_disk": ["filter", "native"],
     "test_copy": ["filter", "native"],
     "test_fio": ["filter", "native"],
+    "test_threads": ["filter", "python"],
 }
 
 

@@ -23,6 +23,7 @@ from obdengine.nbd import Exports, Server, listen_at_socket
 from obdengine.source import FileSource
 from tests.nbd import programs, raw
 from tests.nbd.raw import Client, text
+from tests.registries import free_port
 from tests.running import PATIENCE, Ran
 from tests.stacks import SIZE, Image
 from tests.tools import requires
@@ -31,6 +32,9 @@ Obd = Callable[..., Ran]
 Serve = Callable[..., str]
 
 TLS_IS_REFUSED = raw.ERROR | 2
+
+# Bytes of a reply that no socket's buffers take, and that many threads can have.
+STUCK = 256 << 10
 
 
 @pytest.fixture
@@ -250,7 +254,7 @@ def test_clients_that_read_nothing(
     stuck = [Client(path).begin().go() for _ in range(count)]
     for client in stuck:
         for cookie in range(64):
-            client.ask(raw.READ, cookie, 0, SIZE)
+            client.ask(raw.READ, cookie, 0, STUCK)
     assert programs.output("nbdcopy", uri(path), "-") == image.disk
     for client in stuck:
         client.socket.close()
@@ -302,9 +306,7 @@ def test_qemu_writes_and_reads(obd: Obd, image: Image, tmp_path: Path) -> None:
 
 @requires("nbdinfo")
 def test_tcp(obd: Obd, image: Image) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     words = ("--engine", "native", "--port", str(port), *image.layers)
     ran = obd("serve", *words, "--", "sh", "-c", 'nbdinfo --size "$uri"')
     assert int(ran.text) == SIZE

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import io
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,11 +22,14 @@ from obdengine.errors import (
     SourceError,
     SourceMissing,
 )
-from obdengine.oci import words
+from obdengine.oci import auth, words
 from obdengine.oci.manifest import Descriptor, canonical, describe
+from tests.certificates import make_authority
 from tests.misbehaving import Misbehaving
 from tests.oci.rigs import KINDS, Rig, Workshop, make_workshop, open_rig
-from tests.registries import Nginx
+from tests.registries import Nginx, Registry
+from tests.running import PATIENCE
+from tests.token_server import TokenServer
 from tests.tools import requires
 
 pytestmark = requires("docker-registry", "nginx", "openssl", "htpasswd")
@@ -222,7 +227,7 @@ def test_certificates_in_the_folder_of_a_host(workshop: Workshop) -> None:
 
 def behind(rig: Rig, server: Misbehaving, name: str, **more: Any) -> oci.RegistryStore:
     """Return a repository of rig, through a proxy that misbehaves."""
-    changed = {**vars(rig.settings.http), "silence": 0.5, "deadline": 10.0, **more}
+    changed = {**vars(rig.settings.http), "deadline": PATIENCE, **more}
     http = type(rig.settings.http)(**changed)
     settings = oci.RegistrySettings(http, rig.settings.credentials, chunk=PIECE)
     reference = oci.parse(f"docker://{server.host}/{name}")
@@ -257,7 +262,8 @@ def test_upload_goes_on_after_a_fault(plain: Rig, fault: str) -> None:
         # HEAD, POST; then the pieces, of which the second fails.
         server.everything = True
         server.faults = ["", "", "", fault]
-        blob = put(behind(plain, server, "resumed/image"), data)
+        more = {"silence": 3.0} if fault == "silent" else {}
+        blob = put(behind(plain, server, "resumed/image", **more), data)
         methods = [asked[0] for asked in server.requests]
     assert plain.store("resumed/image").has_blob(blob)
     assert [methods.count(word) for word in ("POST", "PATCH", "PUT")] == [1, 5, 1]
@@ -314,21 +320,30 @@ def test_one_token_for_many_threads(workshop: Workshop) -> None:
         assert len(rig.tokens.requests) == 1
 
 
-def test_token_that_ends_in_mid_read_is_renewed(workshop: Workshop) -> None:
+def test_token_that_is_good_no_more_is_renewed(workshop: Workshop) -> None:
     folder = workshop._replace(folder=workshop.folder / "ends")
     with open_rig(folder, "tokens") as rig:
         assert rig.tokens
         blob = put(rig.store("one/image"), BLOB)
         rig.tokens.requests.clear()
-        # 60 seconds of grace are what a registry gives a token that has ended.
-        rig.tokens.seconds, rig.tokens.lie = -58, 3600
         source = rig.store("one/image").source(blob)
         assert source.pread(0, 10) == BLOB[:10]
         assert len(rig.tokens.requests) == 1
-        threading.Event().wait(3)
-        rig.tokens.seconds = 300
+        rig.registry.stop()
+        believe_another(rig.registry, rig.tokens, workshop)
+        rig.registry.start()
         assert source.pread(20, 10) == BLOB[20:30]
         assert len(rig.tokens.requests) == 2
+
+
+def believe_another(
+    registry: Registry, tokens: TokenServer, workshop: Workshop
+) -> None:
+    """Let a registry take no token from before: somebody else signs them now."""
+    tokens.signer = make_authority(workshop.folder, "another")
+    config = registry.folder / "config.yml"
+    names = [str(pair.certificate) for pair in (workshop.authority, tokens.signer)]
+    config.write_text(config.read_text().replace(*names))
 
 
 def test_401_without_a_way_in(plain: Rig) -> None:
@@ -341,21 +356,26 @@ def test_401_without_a_way_in(plain: Rig) -> None:
             source.pread(10, 10)
 
 
-def test_token_is_renewed_early(workshop: Workshop) -> None:
+def test_token_is_renewed_early(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passed = 0.0
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + passed)
+    monkeypatch.setattr(auth, "time", clock)
     folder = workshop._replace(folder=workshop.folder / "early")
     with open_rig(folder, "tokens") as rig:
         assert rig.tokens
         blob = put(rig.store("one/image"), BLOB)
-        rig.tokens.lie = 2
+        rig.tokens.lie = 2000
         source = rig.store("one/image").source(blob)
         source.pread(0, 10)
         rig.tokens.requests.clear()
-        threading.Event().wait(1.7)
+        passed += 1970
         source.pread(0, 10)
         assert len(rig.tokens.requests) == 1
         # It is good still, so that this cannot be done now does not matter.
         rig.tokens.refusing = True
-        threading.Event().wait(1.6)
+        passed += 1970
         source.pread(0, 10)
 
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from shutil import disk_usage
 from typing import NamedTuple
 
 from tests.power_fs import judge, plan
@@ -151,9 +152,10 @@ class Job:
 
 @contextmanager
 def workshop() -> Iterator[Path]:
-    """Yield a folder for disks, which is removed at the end."""
+    """Yield a folder for disks, in memory if there is much; it is removed after."""
     memory = Path("/dev/shm")
-    place = memory if os.access(memory, os.W_OK) else None
+    is_large = os.access(memory, os.W_OK) and disk_usage(memory).free > 4 << 30
+    place = memory if is_large else None
     with tempfile.TemporaryDirectory(prefix="obd-power-", dir=place) as folder:
         yield Path(folder)
 

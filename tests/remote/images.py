@@ -45,8 +45,8 @@ def configure(folder: Path, url: str, blobs: Sequence[bytes], **more: Any) -> Pa
 def service_in(
     folder: Path, cache: dict[str, Any] | None = None, **registry: Any
 ) -> Service:
-    """Return a service with a cache in folder, which gives up soon."""
-    settings = {"deadline": 10, "silence": 2, "connections": 32, **registry}
+    """Return a service with a cache in folder."""
+    settings = {"connections": 32, **registry}
     return Service.from_json(
         {
             "cacheConfig": {"cacheDir": str(folder / "cache"), **(cache or {})},

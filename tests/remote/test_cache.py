@@ -19,6 +19,7 @@ from obdengine.source import Remote, bring
 from obdengine.source.cache import Cache, key_of
 from obdengine.source.state import HEADER_SIZE
 from tests.remote.origins import KEY, Counting, cache_in, open_in
+from tests.running import PATIENCE
 from tests.tools import ROOT, requires
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -134,7 +135,7 @@ def test_many_processes_make_one_request(cache: Cache) -> None:
         assert other.stdin
         other.stdin.write("\n")
         other.stdin.flush()
-    asked = [int(other.communicate(timeout=60)[0]) for other in others]
+    asked = [int(other.communicate(timeout=PATIENCE)[0]) for other in others]
     assert sum(asked) <= 3 * MIB  # the last of it was fetched ahead
     assert [other.returncode for other in others] == [0, 0, 0]
 
@@ -256,7 +257,7 @@ END
         ["unshare", "-m", "sh", "-ec", script],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
-        timeout=60,
+        timeout=PATIENCE,
     )
     assert done.returncode == 0
 

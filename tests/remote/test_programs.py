@@ -47,7 +47,6 @@ def service(tmp_path: Path) -> Path:
     path = tmp_path / "overlaybd.json"
     content = {
         "cacheConfig": {"cacheDir": str(tmp_path / "cache"), "cacheSizeGB": 1},
-        "obdengine": {"registry": {"deadline": 10}},
     }
     path.write_text(json.dumps(content))
     return path
@@ -105,7 +104,7 @@ def test_replay_while_serving(
     trace = tmp_path / "trace"  # beside the configuration
     obd("trace", "record", image, "-o", trace, *COPY, tmp_path / "out")
     export = served(f"config={image}", f"service={service}")
-    until = time.monotonic() + 20
+    until = time.monotonic() + running.PATIENCE
     while time.monotonic() < until and (tmp_path / "cache").exists():
         facts = obd("cache", "show", "--output", "json", env=env_of(service)).json()
         if facts["blobs"] and all(b["present"] == b["size"] for b in facts["blobs"]):
@@ -122,7 +121,7 @@ def env_of(service: Path) -> dict[str, str]:
 
 
 def wait_for(path: Path) -> None:
-    until = time.monotonic() + 20
+    until = time.monotonic() + running.PATIENCE
     while not path.exists():
         assert time.monotonic() < until, path
         time.sleep(0.05)
@@ -228,7 +227,7 @@ def test_cache_commands(
 
 
 def wait_until_verified(obd: Obd, service: Path, count: int) -> None:
-    until = time.monotonic() + 30
+    until = time.monotonic() + running.PATIENCE
     while time.monotonic() < until:
         facts = obd("cache", "show", "--output", "json", env=env_of(service)).json()
         done = [blob["verified"] for blob in facts["blobs"]]

@@ -11,7 +11,7 @@ said() {
     tries=0
     until grep -q "$1" "$PLACE/console" 2>/dev/null; do
         tries=$((tries + 1))
-        [ $tries -lt 900 ]
+        [ $tries -lt 1200 ]
         sleep 0.1
     done
 }
@@ -19,6 +19,8 @@ said() {
 cd "$PLACE"
 touch console
 chmod 666 console
+# Nothing runs on where something fails.
+trap '[ $? = 0 ] || vm stop --force machine >/dev/null 2>&1 || true' EXIT
 vm start --define --emulate --upper own/root --form "$FORM" --kernel kernel \
     --initrd "$INITRD" --console console --memory 256M \
     --append "console=ttyS0 quiet panic=-1 nokaslr no_timer_check tsc=reliable" \

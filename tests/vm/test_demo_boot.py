@@ -53,7 +53,7 @@ def boot(folder: Path, uri: str) -> subprocess.CompletedProcess[str]:
         env=environment(uri=uri),
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=280,
     )
 
 

@@ -141,7 +141,7 @@ def scene(place: Path, images: Path, form: str, uri: str, *before: str) -> None:
         env=environment(**more),
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=280,
     )
     console = (place / "console").read_text() if (place / "console").exists() else ""
     assert done.returncode == 0, done.stdout + done.stderr + console

@@ -47,13 +47,13 @@ def test_guest_writes(images: Path, tmp_path: Path, kind: str, form: str) -> Non
     words += ["--as", "vhost-user-blk", "--socket", str(socket), "--upper", str(own)]
     words += ["--form", form, str(rig.layer(images, kind))]
     server = rig.subprocess.Popen(words, env=environment(), stdout=-1)
-    assert server.stdout is not None
-    assert server.stdout.readline().decode().strip() == str(socket)
     options = ["-object", SHARED, "-chardev", f"socket,id=vub,path={socket}"]
     options += ["-device", "vhost-user-blk-pci,chardev=vub"]
     script = SCRIPT.replace("KIND", kind)
     machine = "q35,memory-backend=mem"
     try:
+        assert server.stdout is not None
+        assert server.stdout.readline().decode().strip() == str(socket)
         with guests.started(tmp_path, script, *options, machine=machine) as guest:
             assert guest.wait() == 0, guest.said()
     finally:
