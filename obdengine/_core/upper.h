@@ -85,7 +85,8 @@ extern int obd_upper_start(struct obd_upper *u, uint64_t data_sectors,
     OBD_NONNULL(1, 3) OBD_MUST_USE;
 
 /* Write length sectors at start.  OBD_FULL, fault->got ENOSPC or EDQUOT: no
- * room, not even after flushes that turned garbage into room; OBD_IO: the
+ * room, not even after flushes that turned garbage into room, or more live
+ * data than the limit leaves room for (quota.c); OBD_IO: the
  * kernel refused; what was there before a failed write or what it brought is
  * there now, sector by sector.
  */

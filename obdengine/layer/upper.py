@@ -59,8 +59,9 @@ class UpperOptions:
 
     Attributes:
         max_size: bytes that the data file may have, in sparse form not
-            counting holes; a write that would pass it fails with ENOSPC. Not
-            said: only the host's disk is the limit.
+            counting holes; a write that would pass it fails with ENOSPC. In
+            append form a part is kept for writing over what the layer has.
+            Not said: only the host's disk is the limit.
         garbage: bytes of overwritten data that are let be before they are
             written over: the data file has at most that and the live data,
             and what is written between three flushes. Not said: 1 GiB.
