@@ -641,7 +641,7 @@ obd_upper_index_begin(struct obd_upper *u, int fd, struct obd_fault *fault)
     fault->got = (uint64_t)u->broken;
     if (!u->broken) {
         pthread_rwlock_wrlock(&u->lock);
-        status = obd_upper_dump(u->live, &all);
+        status = obd_upper_dump(u, &all);
         u->held = take_batch(u);
         pthread_rwlock_unlock(&u->lock);
         if (status == OBD_OK)
@@ -667,6 +667,23 @@ obd_upper_index_end(struct obd_upper *u, int done)
     pthread_mutex_lock(&u->rounds);
     stop_leading(u);
     pthread_mutex_unlock(&u->rounds);
+}
+
+void
+obd_upper_split_at(struct obd_upper *u, uint64_t at)
+{
+    pthread_rwlock_wrlock(&u->lock);
+    u->split_at = at;
+    pthread_rwlock_unlock(&u->lock);
+}
+
+int
+obd_upper_forget(struct obd_upper *u, uint64_t end)
+{
+    pthread_rwlock_wrlock(&u->lock);
+    int status = obd_live_remove(u->live, end, OBD_START_MASK, on_hidden, u);
+    pthread_rwlock_unlock(&u->lock);
+    return status;
 }
 
 size_t

@@ -146,4 +146,16 @@ extern int obd_upper_index_begin(struct obd_upper *u, int fd,
 extern void obd_upper_index_end(struct obd_upper *u, int done)
     OBD_NONNULL(1);
 
+/* From now on a new index file has no record that reaches over sector at; 0:
+ * any may.  So the disk can end there, while all before it still counts.
+ */
+extern void obd_upper_split_at(struct obd_upper *u, uint64_t at)
+    OBD_NONNULL(1);
+
+/* Take everything from sector end on out of the index, once the disk ends
+ * there: no record of it counts any more, until a new index file is without.
+ */
+extern int obd_upper_forget(struct obd_upper *u, uint64_t end)
+    OBD_NONNULL(1) OBD_MUST_USE;
+
 #endif

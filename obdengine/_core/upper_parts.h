@@ -41,6 +41,7 @@ struct obd_upper {
     struct list hidden;         /* data that pending records hide */
     struct list retired;        /* hidden durably, maybe still read */
     uint64_t promised;          /* sectors that writes under way may add */
+    uint64_t split_at;          /* see obd_upper_split_at() */
     uint64_t ahead_start;       /* sectors that are zeros on the host, for */
     uint64_t ahead_length;      /* the next small writes */
     bool ahead_made;            /* somebody writes them just now */
@@ -122,8 +123,8 @@ extern uint64_t obd_upper_admit(const struct obd_upper *u, uint64_t start,
 extern bool obd_upper_has_reserve(const struct obd_upper *u)
     OBD_NONNULL(1) OBD_MUST_USE;
 
-/* All segments, into a list that is empty. */
-extern int obd_upper_dump(const struct obd_live *live, struct list *out)
+/* All segments, into a list that is empty.  The lock is held. */
+extern int obd_upper_dump(const struct obd_upper *u, struct list *out)
     OBD_NONNULL(1, 2) OBD_MUST_USE;
 
 #endif

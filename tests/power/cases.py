@@ -66,6 +66,7 @@ def _cases(form: str) -> dict[str, Case]:
         f"{form}, compacted": _image(form, images.compacted(3)),
         f"{form}, image sealed": _image(form, images.sealed),
         f"{form}, layers merged": _image(form, images.merged),
+        f"{form}, layers merged in use": _image(form, images.merged_in_use),
         f"{form}, resized": _resized(form),
         f"{form}, committed": _committed(form, itself=False),
         f"{form}, committed in its place": _committed(form, itself=True),
