@@ -241,8 +241,8 @@ def open_served(files, serving=None):
         service=service,
         serving=serving,
     )
-    folder = Path(upper) / CONFIG_NAME if upper else Path(files[0])
-    return Served(device, folder if device.upper else None)
+    words = [Path(upper) / CONFIG_NAME] if upper else files
+    return Served(device, resolve.configuration_of(words))
 
 
 def is_read_only():

@@ -42,6 +42,10 @@ ENDLESS = {
 }
 # One that asks a server needs it.
 ASKING = {
+    "obd merge --control /run/machine.control one.obd": (
+        "obd serve --read-write machine/config.v1.json --control run.control"
+        " -- obd merge --control run.control one.obd"
+    ),
     "obd snapshot --control /run/machine.control": (
         "obd serve --read-write machine/config.v1.json --control run.control"
         " -- obd snapshot --control run.control"

@@ -248,6 +248,10 @@ void obd_upper_facts(struct obd_upper *u, struct obd_upper_facts *facts);
 int obd_upper_index_begin(struct obd_upper *u, int fd,
                           struct obd_fault *fault);
 void obd_upper_index_end(struct obd_upper *u, int done);
+int obd_upper_zero(struct obd_upper *u, uint64_t start, uint64_t length,
+                   struct obd_fault *fault);
+void obd_upper_split_at(struct obd_upper *u, uint64_t at);
+int obd_upper_forget(struct obd_upper *u, uint64_t end);
 
 bool obd_upper_wants_compaction(struct obd_upper *u);
 

@@ -37,6 +37,7 @@ PARTS = (
     "scan",
     "scratch",
     "segmap",
+    "quota",
     "space",
     "spans",
     "unzstd",
@@ -44,7 +45,7 @@ PARTS = (
     "zblock",
 )
 # These have no header of their own.
-INNER = ("replay", "reply")
+INNER = ("quota", "replay", "reply")
 SHOWN = tuple(part for part in PARTS if part not in INNER)
 # What the headers say of each other; a change in any rebuilds the module.
 HEADERS = ("bytes", "obd", "export_parts", "upper_parts", "wire", *SHOWN)

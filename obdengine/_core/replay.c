@@ -76,14 +76,15 @@ by_moffset(const void *a, const void *b)
 }
 
 int
-obd_upper_dump(const struct obd_live *live, struct list *out)
+obd_upper_dump(const struct obd_upper *u, struct list *out)
 {
-    uint64_t upto;
+    uint64_t at = u->split_at, upto;
 
-    if (!list_room(out, obd_live_count(live) + 1))
+    if (!list_room(out, obd_live_count(u->live) + 2))
         return OBD_NOMEM;
-    out->n = obd_live_collect(live, 0, OBD_START_MASK, out->s, out->capacity,
-                              &upto);
+    out->n = obd_live_collect(u->live, 0, at, out->s, out->capacity, &upto);
+    out->n += obd_live_collect(u->live, at, OBD_START_MASK, out->s + out->n,
+                               out->capacity - out->n, &upto);
     return OBD_OK;
 }
 
@@ -96,7 +97,7 @@ find_unused(struct obd_upper *u)
     struct list all = { 0 };
     uint64_t done = HEADER_SECTORS;
 
-    if (obd_upper_dump(u->live, &all) != OBD_OK)
+    if (obd_upper_dump(u, &all) != OBD_OK)
         return OBD_NOMEM;
     if (all.n > 0)
         qsort(all.s, all.n, sizeof *all.s, by_moffset);

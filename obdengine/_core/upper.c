@@ -169,25 +169,6 @@ obd_upper_leave(struct obd_upper *u, unsigned ticket)
 
 /* ---- Writing ---- */
 
-/* Whether a range in place stays within the limit: what has data already
- * takes no more room.  The lock is held.
- */
-static bool
-is_within(struct obd_upper *u, uint64_t start, uint64_t want)
-{
-    struct obd_segment found[32];
-    uint64_t limit = u->setup.data_limit, end = start + want;
-    uint64_t all = HEADER_SECTORS + obd_live_stored(u->live) + want;
-
-    while (all > limit && start < end) {
-        size_t n = obd_live_collect(u->live, start, end, found, 32, &start);
-
-        for (size_t i = 0; i < n; i++)
-            all -= obd_zeroed(&found[i]) ? 0 : obd_length(&found[i]);
-    }
-    return all <= limit;
-}
-
 /* Whoever writes little and flushes, again and again, gets room ahead: zeros in
  * the data file and padding in the index file.  Writing over it changes no
  * size and no map of the host's file system, whose journal a sync would have
@@ -257,32 +238,33 @@ take_space(struct obd_upper *u, uint64_t want, bool grow, uint64_t *at,
     return obd_space_take(&u->space, want, grow, at, length);
 }
 
-/* In place, requests that run at the same time may pass the limit together. */
+/* *denied: live data has no room, and there is none to wait for. */
 static int
 take_place(struct obd_upper *u, uint64_t start, uint64_t want, bool grow,
-           uint64_t *at, uint64_t *length)
+           struct place *p, bool *denied)
 {
-    if (u->setup.in_place) {
-        *at = HEADER_SECTORS + start;
-        *length = want;
-        pthread_rwlock_rdlock(&u->lock);
-        bool ok = is_within(u, start, want);
-        pthread_rwlock_unlock(&u->lock);
-        return ok ? OBD_OK : OBD_FULL;
-    }
     pthread_rwlock_wrlock(&u->lock);
-    int status = take_space(u, want, grow, at, length);
+    uint64_t may = obd_upper_admit(u, start, want, &p->growth);
+    int status = may > 0 ? OBD_OK : OBD_FULL;
+
+    *denied = may == 0 && u->promised == 0;
+    p->at = HEADER_SECTORS + start;
+    p->length = may;
+    if (may > 0 && !u->setup.in_place)
+        status = take_space(u, may, grow, &p->at, &p->length);
+    if (status == OBD_OK)
+        u->promised += p->growth;
     pthread_rwlock_unlock(&u->lock);
     return status;
 }
 
 static void
-give_back(struct obd_upper *u, uint64_t at, uint64_t length)
+give_back(struct obd_upper *u, const struct place *p)
 {
-    if (u->setup.in_place)
-        return;
     pthread_rwlock_wrlock(&u->lock);
-    obd_space_undo(&u->space, at, length);
+    u->promised -= p->growth;
+    if (!u->setup.in_place)
+        obd_space_undo(&u->space, p->at, p->length);
     pthread_rwlock_unlock(&u->lock);
 }
 
@@ -307,11 +289,11 @@ is_known(struct obd_upper *u, const struct obd_segment *s)
 }
 
 /* Put a segment into the index, and its record with those that wait; *many:
- * so many wait that a flush is due.  By the format's habit a zeroed segment
- * points at the end of the data.
+ * so many wait that a flush is due.  growth: what it was promised, which it has
+ * then.  By the format's habit a zeroed segment points at the end of the data.
  */
 static int
-note(struct obd_upper *u, struct obd_segment s, bool *many)
+note(struct obd_upper *u, struct obd_segment s, uint64_t growth, bool *many)
 {
     int status = OBD_OK;
 
@@ -327,54 +309,57 @@ note(struct obd_upper *u, struct obd_segment s, bool *many)
         if (status == OBD_OK)
             u->pending.s[u->pending.n++] = s;
     }
+    if (status == OBD_OK)
+        u->promised -= growth;
     *many = u->pending.n >= PENDING_MAX;
     pthread_rwlock_unlock(&u->lock);
     return status;
 }
 
-/* Write the beginning of a range, *part sectors of it; 0: no place for it. */
-static int
-write_part(struct obd_upper *u, uint64_t start, uint64_t length,
-           const uint8_t *buf, bool grow, uint64_t *part, bool *many,
-           struct obd_fault *fault)
-{
-    uint64_t at;
-    int status = take_place(u, start, obd_min(length, OBD_MAX_LENGTH), grow,
-                            &at, part);
-
-    if (status != OBD_OK) {
-        *part = 0;
-        fault->got = ENOSPC;
-        return status;
-    }
-    status = refused(fault, u->io.write(u->io.context, u->setup.data_fd, buf,
-                                        *part << OBD_SECTOR_SHIFT,
-                                        at << OBD_SECTOR_SHIFT),
-                     at << OBD_SECTOR_SHIFT);
-    if (status == OBD_OK)
-        status = note(u, (struct obd_segment){
-            start | *part << OBD_START_BITS, at }, many);
-    if (status != OBD_OK)
-        give_back(u, at, *part);
-    return status;
-}
-
 /* What was tried when there was no room. */
 struct attempts {
+    bool denied;                /* see take_place() */
     bool tight;                 /* the file was not to grow any more */
     unsigned pieces;            /* of garbage that the host refused */
     unsigned rounds;            /* of flushing */
     uint64_t refusal;           /* the host's errno; 0: the limit is ours */
 };
 
+/* Write the beginning of a range, *part sectors of it; 0: no place for it. */
+static int
+write_part(struct obd_upper *u, uint64_t start, uint64_t length,
+           const uint8_t *buf, struct attempts *done, uint64_t *part,
+           bool *many, struct obd_fault *fault)
+{
+    struct place p;
+    int status = take_place(u, start, obd_min(length, OBD_MAX_LENGTH),
+                            !done->tight, &p, &done->denied);
+
+    *part = status == OBD_OK ? p.length : 0;
+    if (status != OBD_OK) {
+        fault->got = ENOSPC;
+        return status;
+    }
+    status = refused(fault, u->io.write(u->io.context, u->setup.data_fd, buf,
+                                        p.length << OBD_SECTOR_SHIFT,
+                                        p.at << OBD_SECTOR_SHIFT),
+                     p.at << OBD_SECTOR_SHIFT);
+    if (status == OBD_OK)
+        status = note(u, (struct obd_segment){
+            start | p.length << OBD_START_BITS, p.at }, p.growth, many);
+    if (status != OBD_OK)
+        give_back(u, &p);
+    return status;
+}
+
 /* Garbage may be holes, for which the host has no room either. */
 #define PIECES 16
 
 /* Rounds that may be needed until garbage can be used again, and how long to
- * wait for its readers after the first few, which is how many it takes where
- * there are none.
+ * wait for its readers, and for other writers, after the first few, which is
+ * how many it takes where there are none.
  */
-#define ROUNDS 100
+#define ROUNDS 1000
 #define ROUNDS_AT_ONCE 4
 #define ROUND_WAIT_NS 1000000
 
@@ -382,16 +367,20 @@ struct attempts {
  * OBD_FULL when there is nothing to gain.
  */
 static int
-make_room(struct obd_upper *u, unsigned round, struct obd_fault *fault)
+make_room(struct obd_upper *u, struct attempts *done, struct obd_fault *fault)
 {
     pthread_rwlock_rdlock(&u->lock);
-    bool waiting = u->hidden.n > 0 || u->retired.n > 0;
+    /* Within the limit the reserve is somewhere: in a round that runs, or
+     * under the hands of other writers.
+     */
+    bool waiting = u->hidden.n > 0 || u->retired.n > 0
+                   || (!done->refusal && obd_upper_has_reserve(u));
     pthread_rwlock_unlock(&u->lock);
-    if (!waiting || round >= ROUNDS)
+    if (!waiting || done->rounds >= ROUNDS)
         return OBD_FULL;
-    if (round >= ROUNDS_AT_ONCE)
+    if (done->rounds++ >= ROUNDS_AT_ONCE)
         (void)nanosleep(&(struct timespec){ .tv_nsec = ROUND_WAIT_NS }, NULL);
-    return obd_upper_flush(u, fault);
+    return u->setup.in_place ? OBD_OK : obd_upper_flush(u, fault);
 }
 
 /* There was no room for a part, or no place: OBD_OK when another try is worth
@@ -401,9 +390,9 @@ static int
 try_again(struct obd_upper *u, struct attempts *done, uint64_t part,
           struct obd_fault *fault)
 {
-    if (u->setup.in_place)
+    if (done->denied || (u->setup.in_place && part > 0))
         return OBD_FULL;
-    if (!done->tight) {
+    if (!done->tight && !u->setup.in_place) {
         done->tight = true;
         done->pieces = 0;
         return OBD_OK;
@@ -411,7 +400,7 @@ try_again(struct obd_upper *u, struct attempts *done, uint64_t part,
     if (part > 0 && ++done->pieces < PIECES)
         return OBD_OK;
     done->tight = false;
-    return make_room(u, done->rounds++, fault);
+    return make_room(u, done, fault);
 }
 
 int
@@ -423,8 +412,8 @@ obd_upper_write(struct obd_upper *u, uint64_t start, uint64_t length,
 
     while (length > 0) {
         uint64_t part;
-        int status = write_part(u, start, length, buf, !done.tight, &part,
-                                &many, fault);
+        int status = write_part(u, start, length, buf, &done, &part, &many,
+                                fault);
 
         if (status == OBD_FULL) {
             done.refusal = part > 0 ? fault->got : done.refusal;
@@ -433,7 +422,7 @@ obd_upper_write(struct obd_upper *u, uint64_t start, uint64_t length,
             if (status == OBD_FULL && done.refusal)
                 fault->got = done.refusal;
         } else {
-            done.tight = false;
+            done = (struct attempts){ 0 };
         }
         if (status != OBD_OK)
             return status;
@@ -464,7 +453,7 @@ obd_upper_zero(struct obd_upper *u, uint64_t start, uint64_t length,
         uint64_t part = obd_min(length, OBD_MAX_LENGTH);
 
         status = note(u, (struct obd_segment){
-            start | part << OBD_START_BITS, OBD_ZEROED_BIT }, &many);
+            start | part << OBD_START_BITS, OBD_ZEROED_BIT }, 0, &many);
         start += part;
         length -= part;
     }
@@ -652,7 +641,7 @@ obd_upper_index_begin(struct obd_upper *u, int fd, struct obd_fault *fault)
     fault->got = (uint64_t)u->broken;
     if (!u->broken) {
         pthread_rwlock_wrlock(&u->lock);
-        status = obd_upper_dump(u->live, &all);
+        status = obd_upper_dump(u, &all);
         u->held = take_batch(u);
         pthread_rwlock_unlock(&u->lock);
         if (status == OBD_OK)
@@ -678,6 +667,23 @@ obd_upper_index_end(struct obd_upper *u, int done)
     pthread_mutex_lock(&u->rounds);
     stop_leading(u);
     pthread_mutex_unlock(&u->rounds);
+}
+
+void
+obd_upper_split_at(struct obd_upper *u, uint64_t at)
+{
+    pthread_rwlock_wrlock(&u->lock);
+    u->split_at = at;
+    pthread_rwlock_unlock(&u->lock);
+}
+
+int
+obd_upper_forget(struct obd_upper *u, uint64_t end)
+{
+    pthread_rwlock_wrlock(&u->lock);
+    int status = obd_live_remove(u->live, end, OBD_START_MASK, on_hidden, u);
+    pthread_rwlock_unlock(&u->lock);
+    return status;
 }
 
 size_t

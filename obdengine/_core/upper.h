@@ -85,7 +85,8 @@ extern int obd_upper_start(struct obd_upper *u, uint64_t data_sectors,
     OBD_NONNULL(1, 3) OBD_MUST_USE;
 
 /* Write length sectors at start.  OBD_FULL, fault->got ENOSPC or EDQUOT: no
- * room, not even after flushes that turned garbage into room; OBD_IO: the
+ * room, not even after flushes that turned garbage into room, or more live
+ * data than the limit leaves room for (quota.c); OBD_IO: the
  * kernel refused; what was there before a failed write or what it brought is
  * there now, sector by sector.
  */
@@ -144,5 +145,17 @@ extern int obd_upper_index_begin(struct obd_upper *u, int fd,
     OBD_NONNULL(1, 3) OBD_MUST_USE;
 extern void obd_upper_index_end(struct obd_upper *u, int done)
     OBD_NONNULL(1);
+
+/* From now on a new index file has no record that reaches over sector at; 0:
+ * any may.  So the disk can end there, while all before it still counts.
+ */
+extern void obd_upper_split_at(struct obd_upper *u, uint64_t at)
+    OBD_NONNULL(1);
+
+/* Take everything from sector end on out of the index, once the disk ends
+ * there: no record of it counts any more, until a new index file is without.
+ */
+extern int obd_upper_forget(struct obd_upper *u, uint64_t end)
+    OBD_NONNULL(1) OBD_MUST_USE;
 
 #endif

@@ -40,6 +40,8 @@ struct obd_upper {
     struct list pending;        /* records that no flush has taken */
     struct list hidden;         /* data that pending records hide */
     struct list retired;        /* hidden durably, maybe still read */
+    uint64_t promised;          /* sectors that writes under way may add */
+    uint64_t split_at;          /* see obd_upper_split_at() */
     uint64_t ahead_start;       /* sectors that are zeros on the host, for */
     uint64_t ahead_length;      /* the next small writes */
     bool ahead_made;            /* somebody writes them just now */
@@ -100,8 +102,29 @@ refused(struct obd_fault *fault, int error, uint64_t offset)
     return error == ENOSPC || error == EDQUOT ? OBD_FULL : OBD_IO;
 }
 
-/* All segments, into a list that is empty. */
-extern int obd_upper_dump(const struct obd_live *live, struct list *out)
+/* A place in the data file for a part of a write. */
+struct place {
+    uint64_t at;
+    uint64_t length;
+    uint64_t growth;            /* sectors that it was promised to add */
+};
+
+/* How many of want sectors from start may be written: new ones while live
+ * data stays within the quota, and any that have data.  *growth: how many of
+ * them may have none.  The lock is held.
+ */
+extern uint64_t obd_upper_admit(const struct obd_upper *u, uint64_t start,
+                                uint64_t want, uint64_t *growth)
+    OBD_NONNULL(1, 4) OBD_MUST_USE;
+
+/* Whether live data leaves what is kept for writing over it.  The lock is
+ * held.
+ */
+extern bool obd_upper_has_reserve(const struct obd_upper *u)
+    OBD_NONNULL(1) OBD_MUST_USE;
+
+/* All segments, into a list that is empty.  The lock is held. */
+extern int obd_upper_dump(const struct obd_upper *u, struct list *out)
     OBD_NONNULL(1, 2) OBD_MUST_USE;
 
 #endif

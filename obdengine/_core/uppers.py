@@ -148,6 +148,28 @@ class Upper:
         """Tell whether most records of the index file are overwritten ones."""
         return bool(lib.obd_upper_wants_compaction(self._c))
 
+    def zero(self, start: int, length: int) -> None:
+        """Make length sectors from start read as zeros, also past the disk's end."""
+        fault = new_fault()
+        check(lib.obd_upper_zero(self._c, start, length, fault), fault, self.name)
+
+    @contextmanager
+    def split_at(self, sector: int) -> Iterator[None]:
+        """Let no record of an index file that is made in the block reach over it."""
+        lib.obd_upper_split_at(self._c, sector)
+        try:
+            yield
+        finally:
+            lib.obd_upper_split_at(self._c, 0)
+
+    def forget(self, end: int) -> None:
+        """Take what lies from sector end on out of the index.
+
+        The disk must end there durably. Until the index file is written anew,
+        records of it are there that would count on a larger disk.
+        """
+        check(lib.obd_upper_forget(self._c, end), new_fault(), self.name)
+
     def facts(self) -> UpperFacts:
         """Return what the log holds now."""
         out = ffi.new("struct obd_upper_facts *")

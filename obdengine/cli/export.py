@@ -15,6 +15,7 @@ from pathlib import Path
 from obdengine.device import Device
 from obdengine.nbd import Exports, Server, listen_at_port, listen_at_socket
 from obdengine.ops.control import Control, Served
+from obdengine.ops.resolve import configuration_of
 
 __all__ = ["Export"]
 
@@ -37,7 +38,7 @@ class Export:
     ) -> Iterator[None]:
         """Serve device for the block, and take orders on the socket control.
 
-        config: the configuration that orders are about.
+        config: what orders are about, if it is a configuration.
         """
         if self.socket:
             listeners = [listen_at_socket(self.socket)]
@@ -48,7 +49,7 @@ class Export:
         with ExitStack() as stack:
             stack.callback(server.close, _STOP_SECONDS)
             if control:
-                described = config if device.upper else None
+                described = configuration_of([config]) if config.is_file() else None
                 orders = Control(
                     control.absolute(),
                     lambda name: Served(exports.find(name).device, described),

@@ -11,7 +11,6 @@ import click
 from obdengine.cli.images import (
     configuration,
     files_of,
-    image_argument,
     refuse_overwriting,
     resolved,
 )
@@ -22,7 +21,10 @@ from obdengine.cli.layers import (
     say_layer,
 )
 from obdengine.cli.output import json_option, progress_bar, progress_option
+from obdengine.cli.snapshot import export_option, say_reply
 from obdengine.errors import UsageError
+from obdengine.ops.control import ask
+from obdengine.ops.layer_file import LayerOptions
 from obdengine.ops.merge import merge as merge_layers
 
 __all__ = ["merge"]
@@ -39,7 +41,7 @@ def _run_of(text: str) -> tuple[int, int | None]:
 
 
 @click.command()
-@image_argument
+@click.argument("image", nargs=-1, metavar="[IMAGE...]")
 @click.argument("target", metavar="DST")
 @click.option(
     "--layers",
@@ -54,6 +56,13 @@ def _run_of(text: str) -> tuple[int, int | None]:
     metavar="PATH",
     help="Write a configuration that has the new layer in their place.",
 )
+@click.option(
+    "--control",
+    type=click.Path(path_type=Path),
+    metavar="SOCKET",
+    help="Tell the server that listens there to do it, and to go on with it.",
+)
+@export_option
 @layer_settings(uuid="that of the topmost", parent_uuid="that of the bottom one")
 @json_option
 @progress_option
@@ -65,6 +74,8 @@ def merge(
     target: str,
     layers: tuple[int, int | None],
     config: Path | None,
+    control: Path | None,
+    export: str,
     as_json: bool,
     progress: bool,
     **layer: Any,
@@ -72,13 +83,34 @@ def merge(
     """Write layers of IMAGE as one to DST; in their place it reads the same.
 
     Layers are counted from 0 at the bottom; a writable one is not part of it.
+    With --control, of a disk in use, which has the new layer from then on.
     """
     refuse_codec_options(context)
+    if control:
+        if image or config:
+            raise UsageError("--control goes without IMAGE and without --config")
+        words = _words_of(export, target, layers, layer)
+        say_reply(ask(control, "POST", "merge", **words), as_json)
+        return
+    if export or not image:
+        raise UsageError("--export goes with --control, else IMAGE is needed")
+    _merge(image, target, layers, config, layer_options(**layer), as_json, progress)
+
+
+def _merge(
+    image: tuple[str, ...],
+    target: str,
+    layers: tuple[int, int | None],
+    config: Path | None,
+    options: LayerOptions,
+    as_json: bool,
+    progress: bool,
+) -> None:
+    """Merge layers of an image that is not in use, or of which that is unknown."""
     files, paths = files_of(resolved(image)), [configuration(word) for word in image]
     refuse_overwriting(target, [*paths, *files])
     if config:
         refuse_overwriting(config, [target, *files])
-    options = layer_options(**layer)
     with progress_bar("merge", progress) as show:
         written = merge_layers(
             paths,
@@ -90,3 +122,14 @@ def merge(
             progress=show,
         )
     say_layer(options, written, config, as_json)
+
+
+def _words_of(
+    export: str, target: str, layers: tuple[int, int | None], layer: dict[str, Any]
+) -> dict[str, str]:
+    """Return the same for a server."""
+    given = {key: value for key, value in layer.items() if value not in (None, "")}
+    given |= {"tar": "true" if given.pop("tar") else None, "end": layers[1]}
+    where = {"dev_id": export, "to": str(Path(target).absolute())}
+    said = {key: str(value) for key, value in given.items() if value is not None}
+    return {**where, "first": str(layers[0]), **said}

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import NamedTuple, NoReturn, Protocol
 
@@ -273,22 +273,38 @@ class Device:
             yield core
 
     def exchange(
-        self, change: Callable[[Upper], AbstractContextManager[tuple[Layer, Upper]]]
+        self,
+        change: Callable[
+            [], AbstractContextManager[tuple[Sequence[Layer], Upper | None]]
+        ],
     ) -> None:
-        """Make the upper the top lower, and go on writing to a new one.
+        """Go on with other layers, or another upper, that read the same.
 
-        change, given the upper, is a context that has it as a layer, and the
-        new upper. It ends when both are ready for use, and may fail then too;
-        it then leaves everything as it was. No write and no flush runs
-        meanwhile, reads go on. Raises ReadOnly, Closed, and what change raises.
+        change is a context that has them. It ends when they are ready for
+        use, and may fail then too; it then leaves everything as it was. No
+        write and no flush runs meanwhile, reads go on. Raises Closed, and what
+        change raises.
+        """
+        with self.port.shut():
+            self._core or self._closed()
+            with change() as (layers, upper):
+                stack = self._pile(layers, upper, None if upper else self.size)
+            self._use(stack)
+
+    def resize(self, size: int, judge: Callable[[], Iterable[tuple[int, int]]]) -> None:
+        """Give the disk size bytes.
+
+        judge is called when no write and no flush runs: it returns (offset,
+        size) of what must read as zeros past the old end, and raises when
+        there is something past the new one. Raises ReadOnly, Closed,
+        SourceError, and what judge raises; the disk is as it was then.
         """
         with self.port.shut():
             self._core or self._closed()
             if self.upper is None or self.readonly:
                 raise self._read_only()
-            with change(self.upper) as (layer, upper):
-                stack = self._pile([*self.layers, layer], upper)
-            self._use(stack)
+            self.upper.resize(size, judge())
+            self._use(self._pile(self.layers, self.upper))
 
     @property
     def entries(self) -> int:

@@ -23,8 +23,8 @@ from __future__ import annotations
 import os
 import threading
 import uuid as uuids
-from bisect import bisect_right
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +33,7 @@ from obdengine.errors import (
     BadHeader,
     BadMagic,
     LimitError,
+    SourceError,
     Unsupported,
     UsageError,
 )
@@ -59,8 +60,9 @@ class UpperOptions:
 
     Attributes:
         max_size: bytes that the data file may have, in sparse form not
-            counting holes; a write that would pass it fails with ENOSPC. Not
-            said: only the host's disk is the limit.
+            counting holes; a write that would pass it fails with ENOSPC. In
+            append form a part is kept for writing over what the layer has.
+            Not said: only the host's disk is the limit.
         garbage: bytes of overwritten data that are let be before they are
             written over: the data file has at most that and the live data,
             and what is written between three flushes. Not said: 1 GiB.
@@ -213,27 +215,35 @@ class Upper:
 
         zeroed: (offset, size) of what must read as zeros past the old end,
         whatever is below. What lies past a new end is forgotten. A crash
-        leaves the old disk or the new one. Open the layer again to use it.
+        leaves the old disk or the new one, and so does a failure.
         """
         _judge_size(virtual_size)
         self.flush()
-        segments, end = self.core.segments(), virtual_size // SECTOR
-        inside, beyond = _cut(segments, end)
         if virtual_size < self.virtual_size:
-            # No record may reach over the new end when that begins to count.
-            self._write_index(self.virtual_size, inside + beyond)
-            self._write_size(virtual_size)
-            self._write_index(virtual_size, inside)
-        else:
-            self._write_index(virtual_size, inside + _zeros(zeroed))
-            self._write_size(virtual_size)
+            self._shrink(virtual_size)
+            return
+        try:
+            self._grow(virtual_size, zeroed)
+        except BaseException:
+            self.core.forget(self.virtual_size // SECTOR)
+            raise
 
-    def _write_index(self, virtual_size: int, records: bytes) -> None:
-        """Replace the index file in one step; the core does not know it."""
-        assert self.index is not None
-        flags = _MAP_FLAGS if self.form == "sparse" else _INDEX_FLAGS
-        header = self._header._replace(virtual_size=virtual_size)
-        WritableFile.create(self.index.path, _index_header(header, flags), records)
+    def _shrink(self, virtual_size: int) -> None:
+        # No record may reach over the new end when that begins to count.
+        with self.core.split_at(virtual_size // SECTOR):
+            self.compact_index()
+        self._write_size(virtual_size)
+        self.core.forget(virtual_size // SECTOR)
+        # What is past the end counts no more: that it goes is tidiness.
+        with suppress(SourceError):
+            self.compact_index()
+
+    def _grow(self, virtual_size: int, zeroed: Iterable[tuple[int, int]]) -> None:
+        for offset, size in zeroed:
+            self.core.zero(offset // SECTOR, size // SECTOR)
+        # What was past the end on other days is not in the new index file.
+        self.compact_index()
+        self._write_size(virtual_size)
 
     def _write_size(self, virtual_size: int) -> None:
         """Change the size that counts: it lies in one sector of the data file."""
@@ -246,6 +256,8 @@ class Upper:
         if self.form == "sparse" and virtual_size < self.virtual_size:
             self.data.truncate(end)
             self.data.sync()
+        self._header = self._header._replace(virtual_size=virtual_size)
+        self.virtual_size = virtual_size
 
     def seal(self) -> None:
         """Append index and trailer to the data file: a layer for reading.
@@ -509,31 +521,6 @@ def _judge_pair(
             expected=f"{expected}, as the data file",
             found=found,
         )
-
-
-def _cut(segments: _core.Segments, end: int) -> tuple[bytes, bytes]:
-    """Return the records of the sectors before end, and of those behind."""
-    raw = segments.pack()
-    number = bisect_right(segments, end, key=lambda segment: segment.end)
-    at = number * ENTRY_SIZE
-    if number == len(segments) or segments[number].start >= end:
-        return raw[:at], raw[at:]
-    over = segments[number]
-    before = over._replace(length=end - over.start)
-    moffset = over.moffset + (0 if over.zeroed else before.length)
-    behind = Segment(end, over.end - end, moffset, over.zeroed)
-    first, second = (_core.Segments.from_list([s]).pack() for s in (before, behind))
-    return raw[:at] + first, second + raw[at + ENTRY_SIZE :]
-
-
-def _zeros(ranges: Iterable[tuple[int, int]]) -> bytes:
-    """Return records that make (offset, size) read as zeros."""
-    segments = [
-        Segment(at, min(MAX_LENGTH, (offset + size) // SECTOR - at), _FIRST, True)
-        for offset, size in ranges
-        for at in range(offset // SECTOR, (offset + size) // SECTOR, MAX_LENGTH)
-    ]
-    return _core.Segments.from_list(segments).pack()
 
 
 def _is_at(fd: int, path: Path) -> bool:

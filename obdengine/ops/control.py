@@ -4,6 +4,8 @@ control - what a running server can be told to do with its images: HTTP on a soc
 
     POST /snapshot?dev_id=EXPORT&config=PATH    seal the upper, go on in a new one
     POST /compact?dev_id=EXPORT                 write the index of the upper anew
+    POST /resize?dev_id=EXPORT&size=BYTES       another size; +BYTES are added
+    POST /merge?dev_id=EXPORT&to=PATH&first=I&end=J     layers I up to J as one
     POST /trace/start?dev_id=EXPORT&to=PATH     record what is read
     POST /trace/stop?dev_id=EXPORT              end that, and write it
     GET  /stats?dev_id=EXPORT                   what the image holds now
@@ -43,6 +45,9 @@ from obdengine.errors import (
     UsageError,
 )
 from obdengine.layer import Upper
+from obdengine.ops.layer_file import LayerOptions
+from obdengine.ops.merge_live import merge_live
+from obdengine.ops.resize import resize_live
 from obdengine.ops.snapshot import snapshot
 from obdengine.ops.traces import Recording
 from obdengine.source import Remote
@@ -54,8 +59,10 @@ __all__ = ["Control", "Served", "ask", "facts"]
 _MAX_BODY = 64 << 10
 _PATIENCE = 30.0
 
-# Of a client, which waits for a snapshot of a large index.
+# Of a client, which waits for a snapshot of a large index, or for layers that
+# are merged.
 _CLIENT_PATIENCE = 600.0
+_CLIENT_PATIENCE_FOR_DATA = 86400.0
 
 
 @dataclass
@@ -64,7 +71,8 @@ class Served:
 
     Attributes:
         device: the disk.
-        config: the configuration that describes it; None for layers alone.
+        config: the configuration that describes it; None for layers alone, and
+            for images of a registry.
     """
 
     device: Device
@@ -111,7 +119,7 @@ def ask(path: Path, method: str, action: str, **words: str | Path) -> dict[str, 
     when nobody answers there, UsageError or ObdError with what it answered.
     """
     query = urlencode({key: str(word) for key, word in words.items()})
-    connection = _Connection(path)
+    connection = _Connection(path, action)
     try:
         connection.request(method, f"/{action}?{query}")
         response = connection.getresponse()
@@ -204,8 +212,10 @@ def _is_alive(path: Path) -> bool:
 class _Connection(http.client.HTTPConnection):
     """HTTP over a unix socket."""
 
-    def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=_CLIENT_PATIENCE)
+    def __init__(self, path: Path, action: str) -> None:
+        long = action in ("merge", "resize")
+        patience = _CLIENT_PATIENCE_FOR_DATA if long else _CLIENT_PATIENCE
+        super().__init__("localhost", timeout=patience)
         self._path = path
 
     def connect(self) -> None:
@@ -320,9 +330,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _snapshot(server: _Server, words: _Words) -> object:
-    new = Path(words["config"]) if words.get("config") else None
-    if new and not new.is_absolute():
-        raise UsageError(f"config: {new}: must be a path from the root")
+    new = _absolute("config", words["config"]) if words.get("config") else None
     with server.changing:
         served = server.find(words.get("dev_id", ""))
         if served.config is None:
@@ -340,10 +348,67 @@ def _compact(server: _Server, words: _Words) -> object:
     return _message(True, f"the index has {left} records")
 
 
-def _trace_start(server: _Server, words: _Words) -> object:
-    path = Path(words.get("to", ""))
+def _resize(server: _Server, words: _Words) -> object:
+    text = words.get("size", "")
+    wanted = _number("size", text.removeprefix("+"))
+    with server.changing:
+        device = server.find(words.get("dev_id", "")).device
+        done = resize_live(device, wanted + text.startswith("+") * device.size)
+    text = f"the disk had {done.before} bytes, and has {done.after} for new clients"
+    return _message(True, text)
+
+
+def _merge(server: _Server, words: _Words) -> object:
+    path = _absolute("to", words.get("to", ""))
+    served = server.find(words.get("dev_id", ""))
+    if served.config is None:
+        raise UsageError(f"{served.device.name}: the image has no configuration here")
+    end = words.get("end")
+    written = merge_live(
+        served.device,
+        served.config,
+        path,
+        first=_number("first", words.get("first") or "0"),
+        end=_number("end", end) if end else None,
+        options=_layer_options(words),
+        alone=server.changing,
+    )
+    text = f"{written.path}, of {written.size} bytes, is in their place"
+    return _message(True, f"{text}; {len(served.device.layers)} layers now")
+
+
+def _layer_options(words: _Words) -> LayerOptions:
+    """Return how a layer is to be written: words that `obd merge` has too."""
+    found: dict[str, Any] = {
+        name: _number(name, words[name])
+        for name in ("level", "block_size", "threads")
+        if words.get(name)
+    }
+    texts = ("uuid", "parent_uuid", "message")
+    found |= {name: words[name] for name in texts if words.get(name)}
+    codec = words.get("compress") or "lz4"
+    return LayerOptions(
+        codec=None if codec == "none" else codec,
+        tar=words.get("tar") == "true",
+        **found,
+    )
+
+
+def _number(name: str, text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) < 20):
+        raise UsageError(f"{name}: {text!r} is not a number")
+    return int(text)
+
+
+def _absolute(name: str, text: str) -> Path:
+    path = Path(text)
     if not path.is_absolute():
-        raise UsageError(f"to: {path}: must be a path from the root")
+        raise UsageError(f"{name}: {path}: must be a path from the root")
+    return path
+
+
+def _trace_start(server: _Server, words: _Words) -> object:
+    path = _absolute("to", words.get("to", ""))
     with server.changing:
         served = server.find(words.get("dev_id", ""))
         if served.device.recorder:
@@ -376,6 +441,8 @@ def _unknown(_server: _Server, _words: _Words) -> object:
 _ACTIONS: dict[str, tuple[str, Callable[[_Server, _Words], object]]] = {
     "/snapshot": ("POST", _snapshot),
     "/compact": ("POST", _compact),
+    "/resize": ("POST", _resize),
+    "/merge": ("POST", _merge),
     "/trace/start": ("POST", _trace_start),
     "/trace/stop": ("POST", _trace_stop),
     "/stats": ("GET", _stats),

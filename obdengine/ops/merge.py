@@ -29,7 +29,7 @@ from obdengine.ops.layer_file import LayerOptions, Written, write_layer
 from obdengine.ops.layers import open_layers
 from obdengine.units import SECTOR
 
-__all__ = ["merge"]
+__all__ = ["judged_end", "merge"]
 
 
 class _Run(NamedTuple):
@@ -70,7 +70,7 @@ def merge(
     """
     names = [image] if isinstance(image, (str, os.PathLike)) else list(image)
     found = resolve(names)
-    end = _judged_end(len(found.layers), first, end)
+    end = judged_end(len(found.layers), first, end)
     if config and os.fspath(dst) == STREAM:
         raise UsageError("a configuration cannot name standard output as a layer")
     with ExitStack() as opened:
@@ -87,8 +87,8 @@ def merge(
     return written
 
 
-def _judged_end(count: int, first: int, end: int | None) -> int:
-    """Return the end of a run of layers; raises UsageError when it is none."""
+def judged_end(count: int, first: int, end: int | None) -> int:
+    """Return the end of a run of layers; raises UsageError when there is none."""
     end = count if end is None else end
     if not 0 <= first < end <= count:
         raise UsageError(

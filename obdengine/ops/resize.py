@@ -18,7 +18,7 @@ from obdengine.ops.disks import hidden
 from obdengine.ops.image import open_image
 from obdengine.units import MIB, SECTOR, human_size
 
-__all__ = ["Resized", "resize"]
+__all__ = ["Resized", "resize", "resize_live"]
 
 _STEP = MIB
 
@@ -38,17 +38,34 @@ def resize(image: str | os.PathLike[str], size: int) -> Resized:
     that is none or would cut off data, which it names; Busy when another
     process uses the upper, ReadOnly without one, and what opening raises.
     """
+    _judge_size(size)
+    with open_image(image, readonly=False) as device:
+        return resize_live(device, size)
+
+
+def resize_live(device: Device, size: int) -> Resized:
+    """Give a disk that may be in use size bytes; raises as resize() does.
+
+    Reads go on, writes wait: for a moment, or while what is past the new end is
+    looked at. Who uses the disk learns of it only when he asks anew; over NBD
+    that is another connection.
+    """
+    _judge_size(size)
+    before = device.size
+
+    def judge() -> list[tuple[int, int]]:
+        if size < device.size:
+            _judge_end(device, size)
+        return list(hidden(device, size))
+
+    if size != before:
+        device.resize(size, judge)
+    return Resized(before, size)
+
+
+def _judge_size(size: int) -> None:
     if size <= 0 or size % SECTOR:
         raise UsageError(f"a disk cannot have {size} bytes", hint="a multiple of 512")
-    with open_image(image, readonly=False) as device:
-        before = device.size
-        assert device.upper is not None
-        if size < before:
-            _judge_end(device, size)
-            device.upper.resize(size)
-        elif size > before:
-            device.upper.resize(size, list(hidden(device, size)))
-    return Resized(before, size)
 
 
 def _judge_end(device: Device, size: int) -> None:

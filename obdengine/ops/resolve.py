@@ -35,6 +35,7 @@ __all__ = [
     "absolute",
     "acceleration_layer",
     "block_layers",
+    "configuration_of",
     "is_remote",
     "is_turbo",
     "is_url",
@@ -97,6 +98,13 @@ def resolve(
             else None
         )
         return Image(layers, repo_blob_url=base, plans=plans)
+
+
+def configuration_of(image: Sequence[_Name]) -> Path | None:
+    """Return the configuration that is an image, or None where there is none."""
+    if len(image) != 1 or is_remote(image[0]):
+        return None
+    return Path(image[0]) if config.resolve(image).is_config else None
 
 
 def open_image_store(reference: oci.Reference, service: Service) -> oci.Store:

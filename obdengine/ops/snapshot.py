@@ -22,7 +22,7 @@ from pathlib import Path
 
 from obdengine.config import ImageConfig, UpperFiles
 from obdengine.device import Device
-from obdengine.errors import ConfigError, LimitError, ObdError
+from obdengine.errors import ConfigError, LimitError, ObdError, ReadOnly
 from obdengine.layer import Layer, Upper, create_upper, open_layer, open_upper
 from obdengine.ops.folder import (
     change_config,
@@ -31,6 +31,7 @@ from obdengine.ops.folder import (
     rows_of,
     upper_after,
 )
+from obdengine.ops.in_use import judge_layers, judge_upper
 from obdengine.ops.layers import MAX_STACK_ENTRIES
 from obdengine.segment import MAX_LAYERS
 
@@ -97,8 +98,11 @@ class _Snapshot:
         self._new = new
 
     @contextmanager
-    def change(self, upper: Upper) -> Iterator[tuple[Layer, Upper]]:
+    def change(self) -> Iterator[tuple[list[Layer], Upper]]:
         """Make the layer and the new upper, and at the end the change."""
+        upper = self._device.upper
+        if upper is None or upper.readonly:
+            raise ReadOnly(f"{self._device.name}: the image has no writable layer")
         _judge_limits(self._device, upper)
         files = self._judged(upper)
         with ExitStack() as undo:
@@ -111,7 +115,7 @@ class _Snapshot:
             layer = open_layer(upper.data.path)
             undo.callback(layer.close)
             self.sealed = upper.data.path
-            yield layer, fresh
+            yield [*self._device.layers, layer], fresh
             self._settle(upper, files)
             undo.pop_all()
 
@@ -119,12 +123,12 @@ class _Snapshot:
         """Judge the configurations, and return where the new upper goes."""
         if self._new is None:
             present = ImageConfig.load(self.config)
-            _judge_layers(present, self._device, None)
-            _judge_upper(present, upper)
+            judge_layers(present, self._device, None)
+            judge_upper(present, upper)
             assert present.upper is not None
             return upper_after(self.config, present.upper)
         wanted = ImageConfig.load(self._new)
-        _judge_layers(wanted, self._device, upper)
+        judge_layers(wanted, self._device, upper)
         if wanted.upper is None or wanted.upper.index is None:
             raise ConfigError(f"{self._new}: upper: data and index must be given")
         return wanted.upper
@@ -163,40 +167,6 @@ def _judge_limits(device: Device, upper: Upper) -> None:
             f"{MAX_STACK_ENTRIES} are accepted",
             hint="merge some of them with `obd merge`",
         )
-
-
-def _judge_layers(config: ImageConfig, device: Device, upper: Upper | None) -> None:
-    """Raise ConfigError unless config names the layers of device, and upper."""
-    has = [layer.blob.source.fileno() for layer in device.layers]
-    has += [upper.data.fileno()] if upper else []
-    files = [file.path for file in config.layer_files()]
-    for number in range(max(len(files), len(has))):
-        if number >= len(has):
-            raise ConfigError(
-                f"{config.path}: lowers[{number}]: the disk in use has no such layer"
-            )
-        if number >= len(files) or not _is_open_as(files[number], has[number]):
-            name = [*(layer.name for layer in device.layers), upper and upper.name]
-            raise ConfigError(
-                f"{config.path}: lowers[{number}]: the disk in use has "
-                f"{name[number]} there"
-            )
-
-
-def _judge_upper(config: ImageConfig, upper: Upper) -> None:
-    if not config.upper or not _is_open_as(config.upper.data, upper.data.fileno()):
-        raise ConfigError(
-            f"{config.path}: upper.data: the disk in use has {upper.name} there"
-        )
-
-
-def _is_open_as(file: Path | None, fd: int | None) -> bool:
-    if file is None:
-        return fd is None  # of a registry, both
-    try:
-        return fd is not None and os.path.samestat(file.stat(), os.fstat(fd))
-    except OSError:
-        return False
 
 
 def _create(files: UpperFiles, below: Upper, undo: ExitStack) -> None:

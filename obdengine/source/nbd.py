@@ -5,7 +5,8 @@ nbd - the client's side of NBD, as much as a copy of a disk to or from qemu need
     fixed newstyle: [STRUCTURED_REPLY, SET_META_CONTEXT] GO, then requests
 
 One connection, one thread. Reads are cut into pieces that are under way
-together; writes are answered later, by the time flush() returns. There is no
+together; writes are answered later, by the time flush() returns, and are done as
+if one came after the other. There is no
 TLS and no reconnecting: the server is ours, on a socket of ours.
 """
 
@@ -14,7 +15,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -100,7 +101,8 @@ class NbdClient:
         self.contexts: tuple[str, ...] = ()
         self._ids: list[int] = []
         self._socket = connection
-        self._pending: set[int] = set()
+        # Of requests without an answer yet, by handle.
+        self._pending: dict[int, range] = {}
         self._handle = 0
         connection.settimeout(patience)
         self._agree(contexts)
@@ -152,21 +154,18 @@ class NbdClient:
         check_range(self, offset, len(data))
         for at in range(0, len(data), MIB):
             piece = memoryview(data)[at : at + MIB]
-            self._pending.add(self._ask(_WRITE, offset + at, len(piece), piece))
-            self._wait_for(_UNDER_WAY - 1)
+            self._change(_WRITE, offset + at, len(piece), piece)
 
     def write_zeroes(self, offset: int, size: int) -> None:
         """Make size bytes at offset read as zeros; raises as pwrite does."""
         check_range(self, offset, size)
         for at in range(offset, offset + size, _LONGEST):
-            length = min(_LONGEST, offset + size - at)
-            self._pending.add(self._ask(_WRITE_ZEROES, at, length))
-            self._wait_for(_UNDER_WAY - 1)
+            self._change(_WRITE_ZEROES, at, min(_LONGEST, offset + size - at))
 
     def flush(self) -> None:
         """Return when everything written is on the server's disk."""
         self._wait_for(0)
-        self._pending.add(self._ask(_FLUSH, 0, 0))
+        self._change(_FLUSH, 0, 0)
         self._wait_for(0)
 
     def fileno(self) -> int | None:
@@ -233,7 +232,22 @@ class NbdClient:
             self._send(data)
         return self._handle
 
-    def _next(self, expected: dict[int, int] | set[int]) -> _Reply:
+    def _change(
+        self, kind: int, offset: int, size: int, data: memoryview | None = None
+    ) -> None:
+        """Send a request that is answered later.
+
+        A server may do what is under way in any order, and nbdkit does: what
+        overlaps a change before waits for it.
+        """
+        end = offset + size
+        if any(one.start < end and offset < one.stop for one in self._pending.values()):
+            self._wait_for(0)
+        handle = self._ask(kind, offset, size, data)
+        self._pending[handle] = range(offset, end)
+        self._wait_for(_UNDER_WAY - 1)
+
+    def _next(self, expected: Container[int]) -> _Reply:
         """Return the head of the next answer; raises when it is an error."""
         (magic,) = struct.unpack("!I", self._receive(4))
         if magic == _SIMPLE:
@@ -260,7 +274,7 @@ class NbdClient:
             reply = self._next(self._pending)
             self._small(reply)
             if reply.done:
-                self._pending.remove(reply.handle)
+                del self._pending[reply.handle]
 
     def _take_data(
         self, reply: _Reply, offset: int, buf: memoryview, pieces: dict[int, int]

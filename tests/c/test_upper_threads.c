@@ -143,7 +143,7 @@ start(struct actor *a, struct rig *g, struct chance *r, _Atomic bool *over,
 }
 
 static void
-all_at_once(bool in_place, uint64_t allowance, uint64_t seed)
+all_at_once(bool in_place, uint64_t allowance, uint64_t limit, uint64_t seed)
 {
     static struct actor actors[WRITERS + READERS + 2];
     struct chance r = { seed };
@@ -151,6 +151,11 @@ all_at_once(bool in_place, uint64_t allowance, uint64_t seed)
     struct rig g;
 
     rig_make(&g, DISK, in_place, allowance);
+    if (limit > 0) {
+        g.setup.data_limit = limit;
+        rig_reopen(&g);
+        SAME(rig_write(&g, 0, DISK, UNMAPPED), OBD_OK);
+    }
     g.torn_reads = in_place;
     g.read_us = 200;
     for (size_t i = 0; i < WRITERS + READERS + 2; i++) {
@@ -172,24 +177,35 @@ all_at_once(bool in_place, uint64_t allowance, uint64_t seed)
     rig_reopen(&g);
     for (size_t i = 0; i < WRITERS; i++)
         check_region(&actors[i]);
+    if (limit > 0)
+        assert(file_size(g.data_fd) <= limit * SECTOR);
     rig_free(&g);
 }
 
 TEST(upper_threads_append)
 {
     for (uint64_t seed = 1; seed < 4; seed++)
-        all_at_once(false, 0, seed);
+        all_at_once(false, 0, 0, seed);
 }
 
 TEST(upper_threads_append_with_an_allowance)
 {
-    all_at_once(false, 300, 9);
+    all_at_once(false, 300, 0, 9);
+}
+
+/* A disk without a sector to spare; an eighth of the room is for writing over. */
+TEST(upper_threads_on_a_full_disk)
+{
+    uint64_t sectors = HEADER / SECTOR + DISK * 8 / 7 + 1;
+
+    for (uint64_t seed = 1; seed < 3; seed++)
+        all_at_once(false, 1000, sectors, seed);
 }
 
 TEST(upper_threads_in_place)
 {
     for (uint64_t seed = 1; seed < 3; seed++)
-        all_at_once(true, 0, seed);
+        all_at_once(true, 0, 0, seed);
 }
 
 /* ---- Flushes ---- */

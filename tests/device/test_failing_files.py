@@ -224,13 +224,17 @@ def test_new_index_whose_name_may_not_last(
 
 
 def test_limit(tmp_path: Path) -> None:
-    room = UpperOptions(max_size=4096 + 100 * SECTOR, garbage=0)
+    # An eighth of the room is for writing over the rest.
+    room = UpperOptions(max_size=4096 + 114 * SECTOR, garbage=0)
     disk = Failing(tmp_path, "append", room)
     for number in range(100):
         assert disk.write(number * SECTOR, bytes([number]) * SECTOR) == 0
     assert disk.write(200 * SECTOR, b"x" * SECTOR) == ENOSPC
     disk.check()
-    assert (tmp_path / "u.data").stat().st_size == 4096 + 100 * SECTOR
+    for number in range(60):
+        assert disk.write(number * SECTOR, bytes([number + 1]) * 40 * SECTOR) == 0
+    disk.check()
+    assert (tmp_path / "u.data").stat().st_size == 4096 + 114 * SECTOR
     assert disk.zero(0, 50 * SECTOR) == 0
     for _ in range(3):
         assert disk.flush() == 0

@@ -135,6 +135,91 @@ def test_snapshot_into_another_configuration(
     assert disks.content(served(f"config={new}")) == content
 
 
+GROWN = """\
+import socket
+old, new = nbd.NBD(), h
+old.connect_uri(sys.argv[1])
+size = old.get_size()
+control = socket.socket(socket.AF_UNIX)
+control.connect(sys.argv[2])
+control.sendall(b"POST /resize?size=%2B1048576 HTTP/1.0\\r\\n\\r\\n")
+assert b'"success": true' in b"".join(iter(lambda: control.recv(4096), b""))
+assert old.get_size() == size
+old.pwrite(b"o" * 512, size - 512)
+new.connect_uri(sys.argv[1])
+assert new.get_size() == size + 1048576
+assert new.pread(1048576, size) == bytes(1048576)
+new.pwrite(b"n" * 65536, size + 4096)
+assert new.pread(512, size - 512) == b"o" * 512
+new.flush()
+"""
+
+
+def test_resize(served: Served, keys: list[str], control: Path, obd: Obd) -> None:
+    """Who is connected has the old size, who comes has the new one."""
+    export = served(*keys)
+    programs.libnbd(GROWN, export.uri, str(control))
+    content = disks.content(export)
+    assert len(content) == SIZE + MIB
+    export.kill()
+    export = served(*keys)
+    assert disks.content(export) == content
+    err = obd("resize", "--control", control, str(SIZE + 4096), code=2).err
+    assert f"from {SIZE + 4096} to" in err
+    said = obd("resize", "--control", control, str(SIZE + 128 * 1024)).text
+    assert f"{SIZE + 128 * 1024} for new clients" in said
+    assert disks.content(export) == content[: SIZE + 128 * 1024]
+    obd("resize", "--control", control, "+64k")
+    shown = content[: SIZE + 128 * 1024] + bytes(64 * 1024)
+    assert disks.content(export) == shown
+    export.kill()
+    assert disks.content(served(*keys)) == shown
+
+
+def test_merge(
+    served: Served, keys: list[str], control: Path, obd: Obd, tmp_path: Path
+) -> None:
+    export, config = served(*keys), tmp_path / "upper" / "config.v1.json"
+    programs.libnbd(WRITE, export.uri)
+    content = disks.content(export)
+    one, two = tmp_path / "upper" / "one.obd", tmp_path / "two.obd"
+    obd("merge", "--control", control, "--layers", "1:3", "--compress", "zstd", one)
+    assert lowers(config) == 2
+    assert json.loads(config.read_text())["lowers"][1]["file"] == "one.obd"
+    assert disks.content(export) == content
+    obd("snapshot", "--control", control)
+    programs.libnbd(WRITE.replace("'w'", "'v'"), export.uri)
+    content = disks.content(export)
+    said = obd("merge", "--control", control, two).text
+    assert "1 layers now" in said
+    assert lowers(config) == 1
+    assert len(send(control, "GET /stats")[1]["layers"]) == 1
+    assert disks.content(export) == content
+    err = obd("merge", "--control", control, two, code=2).err
+    assert "is there already" in err
+    export.kill()
+    assert disks.content(served(*keys[1:], f"config={two}")) == content
+
+
+def test_merge_without_an_upper(
+    served: Served, control: Path, image: Image, obd: Obd, tmp_path: Path
+) -> None:
+    """Of a read-only image too, if it has a configuration."""
+    config = tmp_path / "config.v1.json"
+    rows = [{"file": str(layer)} for layer in image.layers]
+    config.write_text(json.dumps({"lowers": rows}))
+    export = served(f"config={config}", f"control={control}")
+    content = disks.content(export)
+    obd("merge", "--control", control, tmp_path / "one.obd")
+    assert lowers(config) == 1
+    assert disks.content(export) == content
+    export.kill()
+    assert disks.content(served(f"config={config}")) == content
+    served(*(f"config={layer}" for layer in image.layers), f"control={control}.2")
+    err = obd("merge", "--control", f"{control}.2", tmp_path / "2", code=2).err
+    assert "has no configuration" in err
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_snapshots_while_clients_write(
     served: Served, tmp_path: Path, form: str, control: Path

@@ -167,3 +167,40 @@ def test_no_room_for_a_snapshot(served: Served, tmp_path: Path, small: Path) -> 
     status, reply = send(control, "POST /snapshot")
     assert status == 200, reply
     disk.go_on(export)
+
+
+FILL_AND_OVERWRITE = """\
+h.connect_uri(sys.argv[1])
+step, full = 64 << 10, 0
+try:
+    while True:
+        h.pwrite(b"a" * step, full)
+        full += step
+except nbd.Error as error:
+    assert error.errnum == errno.ENOSPC, error
+assert 2 << 20 < full < 3 << 20, full
+for round in range(5):
+    for at in range(0, full, step):
+        h.pwrite(bytes([round]) * step, at)
+    h.pwrite(bytes([round + 100]) * full, 0)
+assert h.pread(full, 0) == bytes([104]) * full
+try:
+    h.pwrite(b"b" * 2 * step, full)
+    raise AssertionError("there was no limit")
+except nbd.Error as error:
+    assert error.errnum == errno.ENOSPC, error
+h.flush()
+"""
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_full_disk_is_written_over(served: Served, tmp_path: Path, form: str) -> None:
+    """As a guest does whose file system is full; nothing is discarded first."""
+    upper = tmp_path / "upper"
+    disk = Disk(served, tmp_path, f"upper={upper}", "max-size=3M", f"form={form}")
+    export = disk.start()
+    programs.libnbd(FILL_AND_OVERWRITE, export.uri)
+    if form == "append":
+        assert disks.upper_data(upper).stat().st_size <= 3 * MIB
+    export.kill()
+    assert disks.content(disk.start())[: 2 * MIB] == bytes([104]) * 2 * MIB

@@ -125,7 +125,7 @@ def test_cut_off_in_between(
             device.write_zeroes(size * SECTOR, device.size - size * SECTOR)
             image.disk[size * SECTOR :] = bytes(len(image.disk) - size * SECTOR)
     left = [steps]
-    for name in ("_write_index", "_write_size"):
+    for name in ("compact_index", "_write_size"):
         monkeypatch.setattr(Upper, name, _counted(getattr(Upper, name), left))
     try:
         resize(image.config, size * SECTOR)

@@ -66,6 +66,7 @@ def _cases(form: str) -> dict[str, Case]:
         f"{form}, compacted": _image(form, images.compacted(3)),
         f"{form}, image sealed": _image(form, images.sealed),
         f"{form}, layers merged": _image(form, images.merged),
+        f"{form}, layers merged in use": _image(form, images.merged_in_use),
         f"{form}, resized": _resized(form),
         f"{form}, committed": _committed(form, itself=False),
         f"{form}, committed in its place": _committed(form, itself=True),
@@ -77,9 +78,12 @@ CASES = _cases("append") | _cases("sparse")
 # Data is written over late, or as soon as it can be, by flushes that nobody asked for.
 LATE = UpperOptions(garbage=9000)
 EARLY = UpperOptions(max_size=4096 + (SECTORS + 30) * SECTOR, garbage=0)
+# No sector to spare: of the room an eighth is for writing over the others.
+FULL = UpperOptions(max_size=4096 + (SECTORS * 8 // 7 + 1) * SECTOR, garbage=0)
 CASES |= {
     "append, with an allowance": _bare("append", workloads.at_random(80), options=LATE),
     "append, with a limit": _bare("append", workloads.at_random(50), options=EARLY),
+    "append, full": _bare("append", workloads.full(40), options=FULL),
     "append, many records and a limit": _bare(
         "append", workloads.torn(170), options=EARLY
     ),

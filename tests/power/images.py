@@ -15,6 +15,7 @@ from obdengine.ops.commit import commit, seal
 from obdengine.ops.compact import compact
 from obdengine.ops.image import open_image
 from obdengine.ops.merge import merge
+from obdengine.ops.merge_live import merge_live
 from obdengine.ops.resize import resize
 from obdengine.ops.snapshot import snapshot
 from obdengine.source.output import Output
@@ -181,3 +182,12 @@ def merged(run: Run) -> None:
     merge(run.folder / CONFIG, place, first=1, end=3, config=run.folder / CONFIG)
     run.open()
     at_random(5)(run)
+
+
+def merged_in_use(run: Run) -> None:
+    """The same while the disk is open, and written to before and behind it."""
+    snapshots(3)(run)
+    at_random(5)(run)
+    place = run.folder / "merged.obd"
+    merge_live(run.device, run.folder / CONFIG, place, first=1, end=3)
+    at_random(8)(run)

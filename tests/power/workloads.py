@@ -86,6 +86,18 @@ def at_random(steps: int) -> Workload:
     return work
 
 
+def full(steps: int) -> Workload:
+    """Write every sector, and then change the disk in all ways."""
+
+    def work(run: Run) -> None:
+        run.write(0, run.sectors)
+        run.flush()
+        at_random(steps)(run)
+        run.write(0, run.sectors)
+
+    return work
+
+
 def interleaved(steps: int) -> Workload:
     """Write in the middle of all else, before any change to a file.
 

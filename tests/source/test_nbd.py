@@ -69,6 +69,22 @@ def test_reads_and_writes(tmp_path: Path, contexts: tuple[str, ...]) -> None:
         client.close()
 
 
+def test_changes_that_overlap_wait_for_each_other() -> None:
+    """Servers do what is under way in any order: nbdkit, with many threads."""
+
+    def ask(client: NbdClient) -> None:
+        client.pwrite(0, b"a" * 512)
+        client.write_zeroes(512, 512)  # nor does that wait for an answer
+        for overlapping in (
+            lambda: client.pwrite(511, b"b"),
+            lambda: client.write_zeroes(1023, 4096),
+        ):
+            with pytest.raises(SourceError, match="went away"):
+                overlapping()
+
+    talk(AGREED, ask, 20)
+
+
 @requires("nbdkit")
 def test_status(tmp_path: Path) -> None:
     with serving(
