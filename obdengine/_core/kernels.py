@@ -51,16 +51,26 @@ def crc32c_kernels() -> tuple[str, ...]:
 
 
 def encode_blocks(
-    data: Buffer, *, algo: int, level: int, block_size: int, verify: bool
+    data: Buffer,
+    *,
+    algo: int,
+    level: int,
+    block_size: int,
+    verify: bool,
+    room: bytearray | None = None,
 ) -> tuple[memoryview, list[int]]:
     """Compress data, cut in blocks, into stored blocks that lie end to end.
 
     Returns the stored bytes and the length of each block in them, its crc
-    included. Only the last block may be shorter than block_size bytes.
+    included. Only the last block may be shorter than block_size bytes. room:
+    where the stored bytes shall be, which is made as long as it has to be;
+    None: somewhere new.
     """
     src, count = source(data), -(-len(data) // block_size)
     bound = lib.obd_zblock_bound(algo, block_size, verify) * count
-    stored = bytearray(bound)
+    stored = bytearray() if room is None else room
+    if len(stored) < bound:
+        stored += bytes(bound - len(stored))
     dst, lengths = target(stored), ffi.new("uint32_t[]", count)
     written = ffi.new("size_t *")
     status = lib.obd_zblock_encode(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -27,7 +27,7 @@ def cpus() -> int:
 
 def ordered_map(
     work: Callable[[_Item], _Result], items: Iterable[_Item], threads: int
-) -> Iterator[_Result]:
+) -> Generator[_Result, None, None]:
     """Yield work(item) for each item, in the order of items.
 
     At most two items per thread are under way or waiting to be taken. When

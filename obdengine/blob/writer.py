@@ -12,21 +12,17 @@ from __future__ import annotations
 
 import struct
 import tempfile
-from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
 from typing import Protocol
 
 from obdengine import _core
 from obdengine.blob import format, zfile
+from obdengine.blob.batches import Batch, Batches
 from obdengine.errors import LimitError, UsageError
 from obdengine.source.output import Output
 from obdengine.units import KIB, MIB
 
 __all__ = ["DEFAULT_LEVELS", "BlockTooLarge", "PlainWriter", "StreamWriter", "ZWriter"]
-
-# 1 MiB: long enough that handing it to a thread costs nothing beside
-# compressing it, short enough that a few of them per thread are no memory.
-_BATCH = MIB
 
 # The table takes 4 bytes a block, 1 GiB for a disk of 1 TiB: it is kept in
 # memory up to here and in a file behind.
@@ -59,19 +55,36 @@ class StreamWriter(Protocol):
 class PlainWriter:
     """A stream stored as it is."""
 
-    def __init__(self, out: Output) -> None:
-        """Write to out, from where it stands."""
+    def __init__(
+        self, out: Output, sees: Callable[[memoryview], None] | None = None
+    ) -> None:
+        """Write to out, from where it stands.
+
+        sees: called with all of the stream in order, on a thread of its own.
+        """
         self._out = out
+        self._sees = sees
+        self._batches = Batches(self._look, self._store, threads=1)
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Append data."""
-        self._out.append(data)
+        """Add data to the stream; raises SourceError when the disk refuses."""
+        self._batches.write(data)
 
     def finish(self) -> None:
-        """Do nothing: a plain stream has no end mark of its own."""
+        """Write the rest: a plain stream has no end mark of its own."""
+        self._batches.finish()
+        self.close()
 
     def close(self) -> None:
-        """Do nothing: there is nothing to stop."""
+        """Drop what is not written yet and end the threads."""
+        self._batches.close()
+
+    def _look(self, batch: Batch) -> None:
+        if self._sees:
+            self._sees(batch.data)
+
+    def _store(self, batch: Batch) -> None:
+        self._out.append(batch.data)
 
 
 class ZWriter:
@@ -105,34 +118,22 @@ class ZWriter:
             verify=int(verify),
         )
         self._level = DEFAULT_LEVELS[codec] if level is None else level
-        self._batch = bytearray()
         self._size = 0
         self._table = _Table(out)
-        self._threads = max(1, threads)
-        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="obd-zip")
-        self._ahead: deque[Future[tuple[memoryview, list[int]]]] = deque()
         out.append(_sealed(self._values))
+        self._batches = Batches(self._encode, self._store, max(1, threads))
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Add data to the stream; it may wait for the compression of what was before.
 
         Raises BlockTooLarge, SourceError when the disk refuses.
         """
-        view = memoryview(data)
-        self._size += len(view)
-        while view:
-            room = _BATCH - len(self._batch)
-            self._batch += view[:room]
-            view = view[room:]
-            if len(self._batch) == _BATCH:
-                self._submit()
+        self._size += len(data)
+        self._batches.write(data)
 
     def finish(self) -> None:
         """Write the rest, the table and the trailer; raises as write() does."""
-        if self._batch:
-            self._submit()
-        while self._ahead:
-            self._store(self._ahead.popleft())
+        self._batches.finish()
         final = self._values._replace(
             flags=format.DATA | format.SEALED | format.DIGEST,
             index_offset=self._out.position - self._start,
@@ -149,34 +150,31 @@ class ZWriter:
 
     def close(self) -> None:
         """Drop what is not compressed yet and end the threads."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._batches.close()
         self._table.close()
 
-    def _encode(self, batch: bytearray) -> tuple[memoryview, list[int]]:
+    def _encode(self, batch: Batch) -> None:
         """Compress one batch, on a thread of the pool."""
-        return _core.encode_blocks(
-            batch,
+        stored, batch.lengths = _core.encode_blocks(
+            batch.data,
             algo=self._values.algo,
             level=self._level,
             block_size=self._values.block_size,
             verify=bool(self._values.verify),
+            room=batch.made,
         )
+        batch.stored = len(stored)
 
-    def _submit(self) -> None:
-        batch, self._batch = self._batch, bytearray()
-        self._ahead.append(self._pool.submit(self._encode, batch))
-        if len(self._ahead) > 2 * self._threads:
-            self._store(self._ahead.popleft())
-
-    def _store(self, done: Future[tuple[memoryview, list[int]]]) -> None:
-        stored, lengths = done.result()
-        if max(lengths) > _MAX_STORED:
+    def _store(self, batch: Batch) -> None:
+        """Write one batch behind those before it, on the thread for that."""
+        longest = max(batch.lengths)
+        if longest > _MAX_STORED:
             raise BlockTooLarge(
                 f"{self._out.name}: a block of {self._values.block_size} bytes takes "
-                f"{max(lengths)}, and readers of the format have room for {_MAX_STORED}"
+                f"{longest}, and readers of the format have room for {_MAX_STORED}"
             )
-        self._out.append(stored)
-        self._table.add(lengths)
+        self._out.append(memoryview(batch.made)[: batch.stored])
+        self._table.add(batch.lengths)
 
 
 class _Table:
@@ -197,7 +195,7 @@ class _Table:
 
     def copy_to(self, out: Output) -> None:
         self._spool.seek(0)
-        while raw := self._spool.read(_BATCH):
+        while raw := self._spool.read(MIB):
             out.append(raw)
 
     def close(self) -> None:

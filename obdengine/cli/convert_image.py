@@ -8,8 +8,11 @@ The work is in obdengine.ops.build. The new image appears when it is whole.
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import click
 
@@ -34,17 +37,30 @@ from obdengine.ops.targets import FolderTarget, StoreTarget, Target
 from obdengine.service import Service
 from obdengine.units import human_size, parse_size
 
-__all__ = ["FILE_SYSTEM_OPTIONS", "FROM_IMAGE", "host_options", "make_options"]
+__all__ = [
+    "CACHE_OPTIONS",
+    "FILE_SYSTEM_OPTIONS",
+    "FROM_IMAGE",
+    "host_options",
+    "image_target",
+    "known_layers",
+    "make_options",
+]
+
+_Folder = TypeVar("_Folder")
+_Store = TypeVar("_Store")
 
 # How a file system is made, by their names in Python.
 FILE_SYSTEM_OPTIONS = ["size", "label", "journal", "features"]
+
+# Where it is noted what was converted before.
+CACHE_OPTIONS = ["cache", "use_cache"]
 
 # A layer gets these from the image; and these make sense for one file.
 _NOT_OURS = {"uuid", "parent_uuid"}
 _OWN_OPTIONS = [
     "platform",
-    "cache",
-    "use_cache",
+    *CACHE_OPTIONS,
     "referrer",
     "file_system",
     *REGISTRY_OPTIONS,
@@ -113,7 +129,10 @@ def _run(job: Job) -> Facts:
         image = oci.resolve_image(
             store, which, platform=oci.Platform.parse(platform) if platform else None
         )
-        target = _target(job, service, image, opened)
+        to_store = partial(StoreTarget, fs_type=job.options["file_system"])
+        target: Target = image_target(
+            job, service, image, opened, FolderTarget, to_store
+        )
         built = build(store, image, target, options=options, progress=show)
     for sentence in built.notes:
         notice(sentence)
@@ -127,21 +146,31 @@ def _options(job: Job, service: Service) -> BuildOptions:
         make=make_options(job),
         host=host_options(job),
         layer=layer_options(**layer, uuid=None, parent_uuid=None),
-        known=_known(job),
+        known=known_layers(job),
         service=service,
     )
 
 
-def _known(job: Job) -> KnownLayers | None:
+def known_layers(job: Job) -> KnownLayers | None:
+    """Return where it is noted what was converted before; None: not wanted."""
     if not job.options["use_cache"]:
         refuse_given(job.context, ["cache"], "--no-cache")
         return None
     return KnownLayers(job.options["cache"] or default_folder())
 
 
-def _target(
-    job: Job, service: Service, image: oci.ImageManifest, opened: ExitStack
-) -> Target:
+def image_target(
+    job: Job,
+    service: Service,
+    image: oci.ImageManifest,
+    opened: ExitStack,
+    to_folder: Callable[[Path], _Folder],
+    to_store: Callable[..., _Store],
+) -> _Folder | _Store:
+    """Return where the job's image goes, made by one of two.
+
+    to_folder: called with a path. to_store: called as NewImage is.
+    """
     if not oci.looks_like_reference(job.target):
         refuse_given(job.context, ["referrer"], "a folder")
         if job.target.endswith(".obd") or Path(job.target).is_file():
@@ -149,13 +178,11 @@ def _target(
                 f"{job.target}: an image has many layers",
                 hint="name a folder, which is made, oci:DIR:TAG or docker://HOST/NAME",
             )
-        return FolderTarget(Path(job.target))
+        return to_folder(Path(job.target))
     store, which = open_target(job.target, service, opened)
     folder = Path(oci.parse(job.target).path or tempfile.gettempdir())
     subject = image.descriptor if job.options["referrer"] else None
-    return StoreTarget(
-        store, which, folder, subject=subject, fs_type=job.options["file_system"]
-    )
+    return to_store(store, which, folder, subject=subject)
 
 
 def _facts(job: Job, built: Built) -> Facts:

@@ -7,29 +7,33 @@ The work is in obdengine.ops.turbo_build. The new image appears when it is whole
 
 from __future__ import annotations
 
-import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
 import click
 
 from obdengine import oci
-from obdengine.cli.convert_image import FILE_SYSTEM_OPTIONS, make_options
+from obdengine.cli.convert_image import (
+    CACHE_OPTIONS,
+    FILE_SYSTEM_OPTIONS,
+    image_target,
+    known_layers,
+    make_options,
+)
 from obdengine.cli.convert_job import Converter, Facts, Job
-from obdengine.cli.layers import notice, refuse_given
+from obdengine.cli.layers import notice
 from obdengine.cli.output import progress_bar
 from obdengine.cli.registry import REGISTRY_OPTIONS, service_of
 from obdengine.errors import UsageError
-from obdengine.ops.ends import open_source, open_target
+from obdengine.ops.build import DEFAULT_SIZE
+from obdengine.ops.ends import open_source
 from obdengine.ops.folder import CONFIG_NAME
 from obdengine.ops.turbo_build import TurboBuilt, TurboOptions, build_turbo
 from obdengine.ops.turbo_targets import TurboFolder, TurboStore, TurboTarget
-from obdengine.service import Service
 
 __all__ = ["TO_TURBO"]
 
-
-_OWN_OPTIONS = ["turbo", "platform", "referrer"]
+_OWN_OPTIONS = ["turbo", "platform", "referrer", *CACHE_OPTIONS]
 
 
 def _is_turbo(job: Job) -> bool:
@@ -45,37 +49,24 @@ def _run(job: Job) -> Facts:
             hint="name it as oci:DIR:TAG, or as the archive that it is in",
         )
     service = service_of(**job.chosen(REGISTRY_OPTIONS))
-    size, platform = job.options["size"], job.options["platform"]
-    options = TurboOptions(make=make_options(job))
-    if size:
-        options = TurboOptions(size, options.make)
+    platform = job.options["platform"]
+    options = TurboOptions(
+        size=job.options["size"] or DEFAULT_SIZE,
+        make=make_options(job),
+        known=known_layers(job),
+    )
     with ExitStack() as opened, progress_bar("convert", job.progress) as show:
         store, which = open_source(job.sources, service, opened)
         image = oci.resolve_image(
             store, which, platform=oci.Platform.parse(platform) if platform else None
         )
-        target = _target(job, service, image, opened)
+        target: TurboTarget = image_target(
+            job, service, image, opened, TurboFolder, TurboStore
+        )
         built = build_turbo(store, image, target, options=options, progress=show)
     for sentence in built.notes:
         notice(sentence)
     return _facts(job, built)
-
-
-def _target(
-    job: Job, service: Service, image: oci.ImageManifest, opened: ExitStack
-) -> TurboTarget:
-    if not oci.looks_like_reference(job.target):
-        refuse_given(job.context, ["referrer"], "a folder")
-        if Path(job.target).is_file():
-            raise UsageError(
-                f"{job.target}: an image has many layers",
-                hint="name a folder, which is made, oci:DIR:TAG or docker://HOST/NAME",
-            )
-        return TurboFolder(Path(job.target))
-    store, which = open_target(job.target, service, opened)
-    folder = Path(oci.parse(job.target).path or tempfile.gettempdir())
-    subject = image.descriptor if job.options["referrer"] else None
-    return TurboStore(store, which, folder, subject=subject)
 
 
 def _facts(job: Job, built: TurboBuilt) -> Facts:
@@ -91,6 +82,7 @@ def _facts(job: Job, built: TurboBuilt) -> Facts:
                 "index-size": layer.index_size,
                 "target-digest": layer.target_digest,
                 "target-size": layer.target_size,
+                "reused": layer.reused,
             }
             for layer in built.layers
         ],

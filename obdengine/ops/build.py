@@ -220,7 +220,8 @@ class _Job:
     def _note(self, number: int, made: Made, place: Path | None) -> None:
         if self._options.known:
             facts = {"digest": made.digest, "size": made.size}
-            self._options.known.note(self._key(number), facts, place)
+            places = {made.digest: place} if place else {}
+            self._options.known.note(self._key(number), facts, places)
 
     def _show(self, done: int) -> None:
         if self._progress:

@@ -16,9 +16,12 @@ from __future__ import annotations
 import heapq
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import closing
+from typing import NamedTuple
 
 from obdengine import _core
 from obdengine.blob import Progress
+from obdengine.blob.pool import cpus, ordered_map
 from obdengine.layer import LayerWriter
 from obdengine.layer.writer import MAX_RUN
 from obdengine.ops.disks import Base, Disk
@@ -80,6 +83,24 @@ class _Ranges:
         return max(offset, self._start)
 
 
+class _Chunk(NamedTuple):
+    """What was compared.
+
+    Attributes:
+        offset: bytes, from the start of the disk.
+        unit: bytes that each kind is of; the last may be fewer.
+        data: of the disk.
+        kinds: nothing, data or zeros, for each unit.
+        room: that data is in.
+    """
+
+    offset: int
+    unit: int
+    data: memoryview
+    kinds: bytes
+    room: _Room
+
+
 def write_difference(
     disk: Disk,
     base: Base | None,
@@ -88,85 +109,127 @@ def write_difference(
 ) -> None:
     """Give layer all that disk has and base has not; finishing it is left.
 
-    Memory does not grow with the disk. Raises what reading disk and base and
-    writing layer raise.
+    Both are read by several threads, somewhat ahead. Memory does not grow with
+    the disk. Raises what reading disk and base and writing layer raise.
     """
     comparison = _Comparison(disk, base)
-    for offset, granule, step in _chunks(disk, base, Budget(layer, disk.size)):
-        data, kinds = comparison.chunk(offset, step, granule)
-        for run in _RUN.finditer(kinds):
-            start = run.start() * (granule or step)
-            end = min(run.end() * (granule or step), len(data))
-            first = (offset + start) // SECTOR
-            if kinds[run.start()] == _DATA[0]:
-                layer.data(first, data[start:end])
+    for chunk in comparison.chunks(Budget(layer, disk.size)):
+        for run in _RUN.finditer(chunk.kinds):
+            start = run.start() * chunk.unit
+            end = min(run.end() * chunk.unit, len(chunk.data))
+            first = (chunk.offset + start) // SECTOR
+            if chunk.kinds[run.start()] == _DATA[0]:
+                layer.data(first, chunk.data[start:end])
             else:
                 layer.zero(first, (end - start) // SECTOR)
         if progress:
-            progress(offset + len(data), disk.size)
+            progress(chunk.offset + len(chunk.data), disk.size)
+        comparison.give_back(chunk)
     if progress:
         progress(disk.size, disk.size)
 
 
-def _chunks(
-    disk: Disk, base: Base | None, budget: Budget
-) -> Iterator[tuple[int, int | None, int]]:
-    """Yield (offset, granule, size) of what must be compared, all in bytes.
-
-    Holes are passed over in whole steps, so that what follows one is cut as
-    it would be after zeros.
-    """
-    found = [disk.ranges(), base.ranges()] if base else [disk.ranges()]
-    ranges = _Ranges(heapq.merge(*found), disk.size)
-    offset = 0
-    while offset < disk.size:
-        wanted = budget.granule()
-        granule = wanted or _CHUNK
-        while offset % granule:
-            granule >>= 2
-        step = max(granule, _CHUNK)
-        nearest = ranges.first(offset) if wanted else offset
-        if nearest < offset + step:
-            yield offset, granule if wanted else None, step
-            offset += step
-        elif granule == wanted:
-            offset = nearest // step * step
-        else:
-            offset += step
+# Buffers for a chunk of the disk and one of the base.
+_Room = tuple[memoryview, memoryview]
 
 
 class _Comparison:
-    """The buffers into which disk and base are read, used again and again."""
+    """Reads disk and base, and tells where they differ."""
 
     def __init__(self, disk: Disk, base: Base | None) -> None:
         self._disk = disk
         self._base = base
-        self._mine = self._other = memoryview(b"")
+        self._spare: list[_Room] = []
 
-    def chunk(
-        self, offset: int, step: int, granule: int | None
-    ) -> tuple[memoryview, bytes]:
-        """Return the bytes at offset, and a kind for each granule of them."""
-        if len(self._mine) < step:
-            self._mine = memoryview(bytearray(step))
-            self._other = memoryview(bytearray(step if self._base else 0))
+    def give_back(self, chunk: _Chunk) -> None:
+        """Use the memory of a chunk again."""
+        self._spare.append(chunk.room)
+
+    def chunks(self, budget: Budget) -> Iterator[_Chunk]:
+        """Yield all that may differ, in order.
+
+        As long as the budget lets the finest granule be, which it does for all
+        but a few disks, it is known ahead what comes next.
+        """
+        offset = 0
+        finest = lambda place: self._chunk(place, _CHUNK, _SMALLEST)  # noqa: E731
+        with closing(ordered_map(finest, self._places(), cpus())) as ahead:
+            while budget.granule() == _SMALLEST and (chunk := next(ahead, None)):
+                yield chunk
+                offset = chunk.offset + _CHUNK
+        for place, granule, step in self._rest(offset, budget):
+            yield self._chunk(place, step, granule)
+
+    def _ranges(self) -> _Ranges:
+        found = [self._disk.ranges()]
+        if self._base:
+            found.append(self._base.ranges())
+        return _Ranges(heapq.merge(*found), self._disk.size)
+
+    def _places(self) -> Iterator[int]:
+        """Yield the offset of every chunk that has a part of a range."""
+        ranges, offset = self._ranges(), 0
+        while (nearest := ranges.first(offset)) < self._disk.size:
+            offset = nearest // _CHUNK * _CHUNK
+            yield offset
+            offset += _CHUNK
+
+    def _rest(
+        self, offset: int, budget: Budget
+    ) -> Iterator[tuple[int, int | None, int]]:
+        """Yield (offset, granule, size) of what is to be compared from offset on.
+
+        Holes are passed over in whole steps, so that what follows one is cut as
+        it would be after zeros.
+        """
+        ranges = self._ranges()
+        while offset < self._disk.size:
+            wanted = budget.granule()
+            granule = wanted or _CHUNK
+            while offset % granule:
+                granule >>= 2
+            step = max(granule, _CHUNK)
+            nearest = ranges.first(offset) if wanted else offset
+            if nearest < offset + step:
+                yield offset, granule if wanted else None, step
+                offset += step
+            elif granule == wanted:
+                offset = nearest // step * step
+            else:
+                offset += step
+
+    def _chunk(self, offset: int, step: int, granule: int | None) -> _Chunk:
+        """Compare step bytes at offset, granule by granule; None: all is data."""
+        room = self._spare.pop() if self._spare else self._new_room(step)
+        if len(room[0]) < step:
+            room = self._new_room(step)
         size = min(step, self._disk.size - offset)
-        mine = self._mine[:size]
+        mine = room[0][:size]
         self._disk.pread_into(offset, mine)
         if granule is None:
-            return mine, _DATA
-        zero = _core.zero_granules(mine, granule)
-        if self._base is None:
-            return mine, zero.translate(_STORED_UNLESS_ZERO)
-        other = self._other[:size]
-        self._base.pread_into(offset, other)
+            return _Chunk(offset, step, mine, _DATA, room)
+        if self._base:
+            kinds = self._compare(self._base, offset, mine, room[1][:size], granule)
+        else:
+            zero = _core.zero_granules(mine, granule)
+            kinds = zero.translate(_STORED_UNLESS_ZERO)
+        return _Chunk(offset, granule, mine, kinds, room)
+
+    def _compare(
+        self, base: Base, offset: int, mine: memoryview, other: memoryview, granule: int
+    ) -> bytes:
+        base.pread_into(offset, other)
         same = _core.same_granules(mine, other, granule)
-        if self._base.is_hidden(offset, size):
+        if base.is_hidden(offset, len(mine)):
             same = bytes(
-                is_same and not self._base.is_hidden(offset + n * granule, granule)
+                is_same and not base.is_hidden(offset + n * granule, granule)
                 for n, is_same in enumerate(same)
             )
-        return mine, _kinds(zero, same)
+        return _kinds(_core.zero_granules(mine, granule), same)
+
+    def _new_room(self, step: int) -> _Room:
+        other = bytearray(step if self._base else 0)
+        return memoryview(bytearray(step)), memoryview(other)
 
 
 def _kinds(zero: bytes, same: bytes) -> bytes:

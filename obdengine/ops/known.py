@@ -81,15 +81,19 @@ class KnownLayers:
             self._forget(digest, path)
         return None
 
-    def note(self, key: str, facts: Mapping[str, Any], path: Path | None) -> None:
-        """Remember a layer, and where it is; failing does not matter."""
+    def note(
+        self, key: str, facts: Mapping[str, Any], places: Mapping[str, Path]
+    ) -> None:
+        """Remember a layer, and where its files are; failing does not matter.
+
+        places: of each file that stays on this machine, by its digest.
+        """
         row = (key, facts["digest"], json.dumps(facts))
+        found = [(digest, str(path.absolute())) for digest, path in places.items()]
 
         def write(database: sqlite3.Connection) -> None:
             database.execute("insert or replace into layers values (?, ?, ?)", row)
-            if path is not None:
-                place = (facts["digest"], str(path.absolute()))
-                database.execute("insert or replace into places values (?, ?)", place)
+            database.executemany("insert or replace into places values (?, ?)", found)
 
         with suppress(OSError):
             self.path.parent.mkdir(parents=True, exist_ok=True)

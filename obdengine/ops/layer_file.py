@@ -137,7 +137,9 @@ def _write(
     with Output(dst) as out:
         head = tar.HEAD_SIZE if options.tar else 0
         out.append(bytes(head))
-        with closing(_stream_writer(out, options)) as stream:
+        # Of what is written front to back, the hash is known at the end.
+        hasher = None if options.tar or options.codec else hashlib.sha256()
+        with closing(_stream_writer(out, options, hasher)) as stream:
             layer = LayerWriter(
                 stream,
                 virtual_size=virtual_size,
@@ -151,14 +153,17 @@ def _write(
             size = out.position - head
             out.append(tar.tail(size))
             out.patch(0, tar.head(size))
-        written = _facts(out, virtual_size, options, totals)
+        digest = hasher.hexdigest() if hasher else _sha256(out)
+        written = _facts(out, virtual_size, options, totals, digest)
         out.commit()
     return written
 
 
-def _stream_writer(out: Output, options: LayerOptions) -> StreamWriter:
+def _stream_writer(
+    out: Output, options: LayerOptions, hasher: hashlib._Hash | None
+) -> StreamWriter:
     if options.codec is None:
-        return PlainWriter(out)
+        return PlainWriter(out, hasher.update if hasher else None)
     return ZWriter(
         out,
         codec=options.codec,
@@ -170,12 +175,16 @@ def _stream_writer(out: Output, options: LayerOptions) -> StreamWriter:
 
 
 def _facts(
-    out: Output, virtual_size: int, options: LayerOptions, totals: Totals
+    out: Output,
+    virtual_size: int,
+    options: LayerOptions,
+    totals: Totals,
+    digest: str,
 ) -> Written:
     return Written(
         path=out.name,
         size=out.position,
-        digest=f"sha256:{_sha256(out)}",
+        digest=f"sha256:{digest}",
         virtual_size=virtual_size,
         entries=totals.entries,
         data_size=totals.data_size,

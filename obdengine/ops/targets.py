@@ -39,8 +39,10 @@ __all__ = [
     "IMAGE_NAME",
     "Made",
     "NewFolder",
+    "NewImage",
     "StoreTarget",
     "Target",
+    "copy_file",
 ]
 
 IMAGE_NAME = "image.json"
@@ -61,6 +63,15 @@ class Made:
     digest: str
     size: int
     reused: bool = False
+
+
+def copy_file(src: Path, dst: Path, digest: str, size: int) -> None:
+    """Copy a file that has this digest and size; raises DigestMismatch if not."""
+    with SourceStream(FileSource(src)) as stream, Output(dst) as out:
+        reader = DigestReader(stream, str(src), digest, size)
+        while data := reader.read(_COPY):
+            out.append(data)
+        out.commit()
 
 
 class Target(Protocol):
@@ -155,12 +166,7 @@ class FolderTarget(NewFolder):
         """Copy a layer, unless it was written in place."""
         path = self.path(number)
         if file != path:
-            with SourceStream(FileSource(file)) as stream, Output(path) as out:
-                name, digest = str(file), layer.digest
-                reader = DigestReader(stream, name, digest, layer.size)
-                while data := reader.read(_COPY):
-                    out.append(data)
-                out.commit()
+            copy_file(file, path, layer.digest, layer.size)
         return path
 
     def finish(self, image: ImageManifest | None, layers: Sequence[Made]) -> None:
@@ -178,7 +184,59 @@ class FolderTarget(NewFolder):
         self._publish(rows)
 
 
-class StoreTarget:
+class NewImage:
+    """An image on its way into a layout or a registry: blobs, and last a manifest.
+
+    Attributes:
+        name: for people.
+        folder: for temporary files.
+        store: that it goes to.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        tag: str | None,
+        folder: Path,
+        *,
+        subject: Descriptor | None = None,
+    ) -> None:
+        """Put the image into store as tag.
+
+        folder: for temporary files. subject: make it refer to that image.
+        """
+        self.name = f"{store.name}:{tag}" if tag else store.name
+        self.folder = folder
+        self.store = store
+        self._tag = tag
+        self._subject = subject
+
+    def abandon(self) -> None:
+        """Leave blobs where they are: nothing names them, others may use them."""
+
+    def _publish(
+        self,
+        image: ImageManifest,
+        layers: Sequence[Descriptor],
+        diff_ids: Sequence[str],
+        artifact_type: str,
+    ) -> None:
+        """Put configuration and manifest; artifact_type: if it refers to another."""
+        raw = image.config.with_layers(list(diff_ids))
+        config = describe(raw, words.OCI_CONFIG)
+        self.store.put_blob(config, lambda: io.BytesIO(raw))
+        manifest = Manifest(
+            words.OCI_MANIFEST,
+            config,
+            list(layers),
+            annotations=image.manifest.annotations,
+            subject=self._subject,
+            artifact_type=artifact_type if self._subject else "",
+        )
+        self.store.put_manifest(manifest.raw(), words.OCI_MANIFEST, self._tag)
+
+
+class StoreTarget(NewImage):
     """An image in a layout or a registry, with overlaybd's annotations."""
 
     tar = True
@@ -192,17 +250,9 @@ class StoreTarget:
         subject: Descriptor | None = None,
         fs_type: str = FS_TYPE,
     ) -> None:
-        """Put the image into store as tag.
-
-        folder: for temporary files. subject: make it refer to that image.
-        fs_type: what the layers hold.
-        """
+        """Put the image into store as tag; fs_type: what the layers hold."""
+        super().__init__(store, tag, folder, subject=subject)
         self._fs_type = fs_type
-        self.name = f"{store.name}:{tag}" if tag else store.name
-        self.folder = folder
-        self._store = store
-        self._tag = tag
-        self._subject = subject
 
     def path(self, number: int) -> None:
         """Return None: a store wants the digest first."""
@@ -210,10 +260,10 @@ class StoreTarget:
 
     def place(self, layer: Made) -> LayerFile | None:
         """Return where the blob is, in a layout or a registry, if it is there."""
-        if not self._store.has_blob(self._described(layer)):
+        if not self.store.has_blob(self._described(layer)):
             return None
-        if isinstance(self._store, RegistryStore):
-            url = f"{self._store.base}/blobs/{layer.digest}"
+        if isinstance(self.store, RegistryStore):
+            url = f"{self.store.base}/blobs/{layer.digest}"
             return LayerFile(digest=layer.digest, size=layer.size, url=url)
         path = self._path_in_layout(layer)
         return LayerFile(path, layer.digest, layer.size) if path else None
@@ -221,7 +271,7 @@ class StoreTarget:
     def add(self, number: int, layer: Made, file: Path) -> Path | None:
         """Put the blob; return its place when that is a file of this host."""
         del number
-        self._store.put_blob(
+        self.store.put_blob(
             self._described(layer), lambda: SourceStream(FileSource(file))
         )
         return self._path_in_layout(layer)
@@ -229,25 +279,13 @@ class StoreTarget:
     def finish(self, image: ImageManifest | None, layers: Sequence[Made]) -> None:
         """Put the configuration and the manifest."""
         assert image is not None
-        raw = image.config.with_layers([layer.digest for layer in layers])
-        config = describe(raw, words.OCI_CONFIG)
-        self._store.put_blob(config, lambda: io.BytesIO(raw))
-        manifest = Manifest(
-            words.OCI_MANIFEST,
-            config,
-            [self._described(layer) for layer in layers],
-            annotations=image.manifest.annotations,
-            subject=self._subject,
-            artifact_type=words.NATIVE_ARTIFACT if self._subject else "",
-        )
-        self._store.put_manifest(manifest.raw(), words.OCI_MANIFEST, self._tag)
-
-    def abandon(self) -> None:
-        """Leave blobs where they are: nothing names them, others may use them."""
+        blobs = [self._described(layer) for layer in layers]
+        diff_ids = [layer.digest for layer in layers]
+        self._publish(image, blobs, diff_ids, words.NATIVE_ARTIFACT)
 
     def _path_in_layout(self, layer: Made) -> Path | None:
-        if isinstance(self._store, LayoutStore):
-            return self._store.path_of(self._described(layer))
+        if isinstance(self.store, LayoutStore):
+            return self.store.path_of(self._described(layer))
         return None
 
     def _described(self, layer: Made) -> Descriptor:

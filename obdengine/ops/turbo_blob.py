@@ -21,7 +21,7 @@ from obdengine.oci.store import Store
 from obdengine.source.output import Output
 from obdengine.units import MIB
 
-__all__ = ["TurboFiles", "unpacked"]
+__all__ = ["TurboFiles", "unpack", "unpacked"]
 
 _META_END, _INDEX = ".fs.meta", "gzip.meta"
 
@@ -47,8 +47,17 @@ def unpacked(store: Store, layer: Descriptor, folder: Path) -> TurboFiles:
     found = _there(folder)
     if found is None:
         with store.blob(layer) as reader:
-            _put(reader, folder, layer.size * _MAX_RATIO + MIB)
-            found = _there(folder)
+            found = unpack(reader, layer.size, folder)
+    return found
+
+
+def unpack(reader: DigestReader, size: int, folder: Path) -> TurboFiles:
+    """Put the files of a layer's blob, which has size bytes, into folder.
+
+    Raises as unpacked() does.
+    """
+    _put(reader, folder, size * _MAX_RATIO + MIB)
+    found = _there(folder)
     if found is None:
         raise BadHeader(reader.name, f"no {_META_END} in a TurboOCI layer")
     return found

@@ -3,7 +3,8 @@
 turbo_build - a container image as TurboOCI layers, its own layers unmodified.
 
 One layer in, one layer out: `<fs>.fs.meta`, and where the original is
-compressed an index over it. The same image and options give the same bytes.
+compressed an index over it. The same image and options give the same bytes;
+what was made before of the same original over the same layers is found.
 What one layer is made of is turbo's business.
 """
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import tempfile
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from obdengine import ext4
@@ -25,17 +26,24 @@ from obdengine.oci import words
 from obdengine.oci.digest import hasher_of
 from obdengine.oci.image import ImageManifest
 from obdengine.oci.store import Store
+from obdengine.ops import turbo_known
+from obdengine.ops.build import DEFAULT_SIZE
 from obdengine.ops.chain import chain_ids, uuid_of
+from obdengine.ops.known import KnownLayers, key_of
 from obdengine.ops.layer_file import LayerOptions
 from obdengine.ops.layers import open_layers
 from obdengine.ops.turbo import TurboLayer, write_turbo
+from obdengine.ops.turbo_blob import TurboFiles
+from obdengine.ops.turbo_package import INDEX_NAME, META_NAME
 from obdengine.ops.turbo_targets import Piece, TurboTarget
 from obdengine.segment import MAX_LAYERS
-from obdengine.units import GIB
 
 __all__ = ["TurboBuilt", "TurboOptions", "build_turbo"]
 
 _CHUNK = 1 << 20
+
+# Counted up when the same image and options give other bytes than before.
+_EDITION = 1
 
 
 @dataclass(frozen=True)
@@ -45,10 +53,12 @@ class TurboOptions:
     Attributes:
         size: bytes of the disk.
         make: how its file system is made.
+        known: layers that were made before; None: make all.
     """
 
-    size: int = 64 * GIB
+    size: int = DEFAULT_SIZE
     make: ext4.MakeOptions = field(default_factory=ext4.MakeOptions)
+    known: KnownLayers | None = None
 
 
 @dataclass(frozen=True)
@@ -136,35 +146,65 @@ class _Job:
         self._options = options
         self._folder = folder
         self._progress = progress
-        self._uuids = [uuid_of(chain) for chain in chain_ids(image.diff_ids)]
+        self._chain_ids = chain_ids(image.diff_ids)
         self._lowers: list[LayerFile] = []
 
     def convert(self, number: int) -> None:
-        """Make layer number, counted from 0 at the bottom."""
-        descriptor = self._image.layers[number]
+        """Make layer number, counted from 0 at the bottom, or find it made."""
+        descriptor, known = self._image.layers[number], self._options.known
         original = self._target.original(number + 1, self._store, descriptor)
-        data = self._folder / f"{number}.data"
-        index, applied = self._apply(number, data)
-        place = self._folder / f"{number}.index"
-        if index is not None:
-            place.write_bytes(index)
+        place, key = self._folder / str(number), self._key(number)
+        found = known and turbo_known.find(known, key, place, self._target.store)
+        files = found or self._make(number, original, place)
+        facts = turbo_known.described(files)  # while they are here
+        self._lowers.append(
+            self._target.add(
+                number + 1, descriptor, original, files, reused=bool(found)
+            )
+        )
+        if known:
+            piece = self._target.pieces[-1]
+            blob = (piece.digest, piece.size) if self._target.store else None
+            turbo_known.note(known, key, facts, blob, self._target.kept)
+        self._show(number, descriptor.size)
+
+    def _make(self, number: int, original: Path, place: Path) -> TurboFiles:
+        place.mkdir()
+        data, index = place / "data", place / INDEX_NAME
+        found, applied = self._apply(number, data)
+        if found is not None:
+            index.write_bytes(found)
+        uuids = [uuid_of(chain) for chain in self._chain_ids]
         layer = TurboLayer(
             upper=data,
             below=list(self._lowers),
             mapped=applied.mapped,
             target=original,
-            index=place if index is not None else None,
+            index=index if found is not None else None,
         )
-        meta = self._folder / f"{number}.meta"
         options = LayerOptions(
-            uuid=self._uuids[number],
-            parent_uuid=self._uuids[number - 1] if number else None,
+            uuid=uuids[number], parent_uuid=uuids[number - 1] if number else None
         )
-        write_turbo(layer, meta, self._options.size, options)
+        write_turbo(layer, place / META_NAME, self._options.size, options)
         data.unlink()
-        self._lowers.append(
-            self._target.add(number + 1, descriptor, original, meta, layer.index)
+        return TurboFiles(place / META_NAME, layer.index)
+
+    def _key(self, number: int) -> str:
+        return key_of(
+            {
+                "edition": _EDITION,
+                "turbo": self._image.layers[number].digest,
+                "chain": self._chain_ids[number],
+                "size": self._options.size,
+                "make": {k: repr(v) for k, v in asdict(self._options.make).items()},
+            }
         )
+
+    def _show(self, number: int, done: int) -> None:
+        """Report done bytes of layer number as progress."""
+        if self._progress:
+            sizes = [layer.size for layer in self._image.layers]
+            self._progress(sum(sizes[:number]) + done, sum(sizes))
 
     def _apply(self, number: int, data: Path) -> tuple[bytes | None, ext4.Applied]:
         """Apply a layer to an upper over those below, and seal that to data."""
@@ -187,21 +227,14 @@ class _Job:
     def _feed(self, number: int, device: Device) -> tuple[bytes | None, ext4.Applied]:
         descriptor, diff_id = self._image.layers[number], self._image.diff_ids[number]
         name = f"layer {number + 1} ({descriptor.digest[:19]})"
-        before = sum(layer.size for layer in self._image.layers[:number])
-        total = sum(layer.size for layer in self._image.layers)
         with self._store.blob(descriptor) as blob:
             tar = _Hashed(Indexing(blob.read, name), diff_id)
-
-            def show(_: int) -> None:
-                if self._progress:
-                    self._progress(before + tar.stream.position, total)
-
             applied = ext4.apply_layer(
                 device,
                 tar,
                 name=name,
                 options=ext4.ApplyOptions(map_data=True),
-                progress=show,
+                progress=lambda _: self._show(number, tar.stream.position),
             )
             tar.finish(name)
         notes = [*tar.stream.notes, *(f"{name}: {note}" for note in applied.notes)]

@@ -9,7 +9,6 @@ turbo_targets - where TurboOCI layers go: a folder with a configuration, or a st
 
 from __future__ import annotations
 
-import io
 import os
 import shutil
 from contextlib import closing
@@ -22,10 +21,11 @@ from obdengine.errors import UsageError
 from obdengine.oci import words
 from obdengine.oci.image import ImageManifest
 from obdengine.oci.layout import LayoutStore
-from obdengine.oci.manifest import Descriptor, Manifest, describe
+from obdengine.oci.manifest import Descriptor
 from obdengine.oci.store import Store
 from obdengine.ops.folder import row_of
-from obdengine.ops.targets import NewFolder
+from obdengine.ops.targets import NewFolder, NewImage
+from obdengine.ops.turbo_blob import TurboFiles
 from obdengine.ops.turbo_package import META_NAME, Packaged, package
 from obdengine.source import FileSource
 from obdengine.source.output import Output
@@ -54,6 +54,7 @@ class Piece:
         index_size: bytes of the index over the original, 0 for none.
         target_digest: of the original layer.
         target_size: bytes of that.
+        reused: whether it had been made before.
     """
 
     digest: str
@@ -61,6 +62,7 @@ class Piece:
     index_size: int
     target_digest: str
     target_size: int
+    reused: bool = False
 
 
 class TurboTarget(Protocol):
@@ -70,11 +72,17 @@ class TurboTarget(Protocol):
         name: for people.
         folder: for temporary files, where there is room.
         pieces: the layers so far.
+        kept: files of theirs that stay on this machine, by digest.
     """
 
     name: str
     folder: Path
     pieces: list[Piece]
+    kept: dict[str, Path]
+
+    @property
+    def store(self) -> Store | None:
+        """The store that the layers go to, if it is one."""
 
     def original(self, number: int, store: Store, layer: Descriptor) -> Path:
         """Return a file with an original layer, which stays where it is."""
@@ -84,8 +92,9 @@ class TurboTarget(Protocol):
         number: int,
         layer: Descriptor,
         original: Path,
-        meta: Path,
-        index: Path | None,
+        files: TurboFiles,
+        *,
+        reused: bool = False,
     ) -> LayerFile:
         """Take a layer; return how it is read while the next ones are made."""
 
@@ -99,10 +108,13 @@ class TurboTarget(Protocol):
 class TurboFolder(NewFolder):
     """A folder that gets the layers and a configuration."""
 
+    store = None
+
     def __init__(self, path: Path) -> None:
         """Make the folder; raises UsageError when there is an image in it."""
         super().__init__(path)
         self.pieces: list[Piece] = []
+        self.kept: dict[str, Path] = {}
         self._lowers: list[LayerFile] = []
 
     def original(self, number: int, store: Store, layer: Descriptor) -> Path:
@@ -119,29 +131,38 @@ class TurboFolder(NewFolder):
         number: int,
         layer: Descriptor,
         original: Path,
-        meta: Path,
-        index: Path | None,
+        files: TurboFiles,
+        *,
+        reused: bool = False,
     ) -> LayerFile:
         """Take a layer."""
-        places = [self._path(number, f".{META_NAME}")]
-        shutil.move(meta, places[0])
-        if index:
-            places.append(self._path(number, ".gzip.meta"))
-            shutil.move(index, places[1])
-        size, digest = places[0].stat().st_size, _digest(places[0])
+        meta = self._path(number, f".{META_NAME}")
+        digest, size = self._keep(files.meta, meta)
+        index, index_size = None, 0
+        if files.gzip_index:
+            index = self._path(number, ".gzip.meta")
+            _, index_size = self._keep(files.gzip_index, index)
         lower = LayerFile(
-            path=places[0],
+            path=meta,
             digest=digest,
             size=size,
             target=original,
             target_digest=layer.digest,
-            gzip_index=places[1] if index else None,
-            where=str(places[0]),
+            gzip_index=index,
+            where=str(meta),
         )
-        index_size = places[1].stat().st_size if index else 0
-        self.pieces.append(Piece(digest, size, index_size, layer.digest, layer.size))
+        self.pieces.append(
+            Piece(digest, size, index_size, layer.digest, layer.size, reused)
+        )
         self._lowers.append(lower)
         return lower
+
+    def _keep(self, file: Path, path: Path) -> tuple[str, int]:
+        """Move a file to path; return its digest and its size."""
+        shutil.move(file, path)
+        digest = _digest(path)
+        self.kept[digest] = path
+        return digest, path.stat().st_size
 
     def finish(self, image: ImageManifest) -> None:
         """Write the configurations."""
@@ -157,7 +178,7 @@ class TurboFolder(NewFolder):
         return path
 
 
-class TurboStore:
+class TurboStore(NewImage):
     """An image in a layout or a registry, with overlaybd's annotations.
 
     The original layers go there too: they are what is read.
@@ -171,16 +192,10 @@ class TurboStore:
         *,
         subject: Descriptor | None = None,
     ) -> None:
-        """Put the image into store as tag.
-
-        folder: for temporary files. subject: make it refer to that image.
-        """
-        self.name = f"{store.name}:{tag}" if tag else store.name
-        self.folder = folder
+        """Put the image into store as tag; the words are NewImage's."""
+        super().__init__(store, tag, folder, subject=subject)
         self.pieces: list[Piece] = []
-        self._store = store
-        self._tag = tag
-        self._subject = subject
+        self.kept: dict[str, Path] = {}
         self._copies: list[Path] = []  # for as long as layers are made
         self._layers: list[Descriptor] = []
         self._diff_ids: list[str] = []
@@ -192,8 +207,8 @@ class TurboStore:
         if place is None:
             self._copies.append(path)
             _copy(store, layer, path)
-        self._store.put_blob(layer, lambda: SourceStream(FileSource(path)))
-        kept = _place(self._store, layer)
+        self.store.put_blob(layer, lambda: SourceStream(FileSource(path)))
+        kept = _place(self.store, layer)
         if kept and place is None:
             path.unlink()
         return kept or path
@@ -203,19 +218,22 @@ class TurboStore:
         number: int,
         layer: Descriptor,
         original: Path,
-        meta: Path,
-        index: Path | None,
+        files: TurboFiles,
+        *,
+        reused: bool = False,
     ) -> LayerFile:
         """Put a layer as a blob that registries take."""
+        meta, index = files
         blob = meta.with_suffix(".blob")
         packed = package(blob, meta, index)
         descriptor = _described(packed, layer)
-        self._store.put_blob(descriptor, lambda: SourceStream(FileSource(blob)))
+        self.store.put_blob(descriptor, lambda: SourceStream(FileSource(blob)))
         blob.unlink()
+        if place := _place(self.store, descriptor):
+            self.kept[packed.digest] = place
         index_size = index.stat().st_size if index else 0
-        self.pieces.append(
-            Piece(packed.digest, packed.size, index_size, layer.digest, layer.size)
-        )
+        words_of = (packed.digest, packed.size, index_size, layer.digest, layer.size)
+        self.pieces.append(Piece(*words_of, reused))
         self._layers.append(descriptor)
         self._diff_ids.append(packed.diff_id)
         return LayerFile(
@@ -224,22 +242,11 @@ class TurboStore:
 
     def finish(self, image: ImageManifest) -> None:
         """Put the configuration and the manifest."""
-        raw = image.config.with_layers(self._diff_ids)
-        config = describe(raw, words.OCI_CONFIG)
-        self._store.put_blob(config, lambda: io.BytesIO(raw))
-        manifest = Manifest(
-            words.OCI_MANIFEST,
-            config,
-            self._layers,
-            annotations=image.manifest.annotations,
-            subject=self._subject,
-            artifact_type=words.TURBO_ARTIFACT if self._subject else "",
-        )
-        self._store.put_manifest(manifest.raw(), words.OCI_MANIFEST, self._tag)
+        self._publish(image, self._layers, self._diff_ids, words.TURBO_ARTIFACT)
         self._remove_copies()
 
     def abandon(self) -> None:
-        """Leave blobs where they are: nothing names them, others may use them."""
+        """Leave blobs where they are; what was copied goes."""
         self._remove_copies()
 
     def _remove_copies(self) -> None:

@@ -4,10 +4,10 @@ nbd - the client's side of NBD, as much as a copy of a disk to or from qemu need
 
     fixed newstyle: [STRUCTURED_REPLY, SET_META_CONTEXT] GO, then requests
 
-One connection, one thread. Reads are cut into pieces that are under way
-together; writes are answered later, by the time flush() returns, and are done as
-if one came after the other. There is no
-TLS and no reconnecting: the server is ours, on a socket of ours.
+One connection: threads that read take turns, one writes. Reads are cut into
+pieces that are under way together; writes are answered later, by the time
+flush() returns, and are done as if one came after the other. There is no TLS
+and no reconnecting: the server is ours, on a socket of ours.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from __future__ import annotations
 import os
 import socket
 import struct
+import threading
 from collections.abc import Container, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 from obdengine.errors import BadAnswer, SourceError, TimedOut
@@ -104,6 +105,8 @@ class NbdClient:
         # Of requests without an answer yet, by handle.
         self._pending: dict[int, range] = {}
         self._handle = 0
+        self._alone = threading.Lock()
+        self._error: BaseException | None = None
         connection.settimeout(patience)
         self._agree(contexts)
 
@@ -115,18 +118,18 @@ class NbdClient:
         Raises OutOfRange, and SourceError when the server cannot read them.
         """
         check_range(self, offset, len(buf))
-        self._wait_for(0)
-        pieces: dict[int, int] = {}
-        at = 0
-        while at < len(buf) or pieces:
-            while at < len(buf) and len(pieces) < _UNDER_WAY:
-                size = min(_PIECE, len(buf) - at)
-                pieces[self._ask(_READ, offset + at, size)] = at
-                at += size
-            reply = self._next(pieces)
-            self._take_data(reply, offset, buf, pieces)
-            if reply.done:
-                del pieces[reply.handle]
+        with self._turn():
+            pieces: dict[int, int] = {}
+            at = 0
+            while at < len(buf) or pieces:
+                while at < len(buf) and len(pieces) < _UNDER_WAY:
+                    size = min(_PIECE, len(buf) - at)
+                    pieces[self._ask(_READ, offset + at, size)] = at
+                    at += size
+                reply = self._next(pieces)
+                self._take_data(reply, offset, buf, pieces)
+                if reply.done:
+                    del pieces[reply.handle]
 
     def pread(self, offset: int, size: int) -> bytes:
         """Return size bytes at offset; raises as pread_into does."""
@@ -141,7 +144,8 @@ class NbdClient:
         """
         check_range(self, offset, end - offset)
         while offset < end:
-            found = self._ask_status(offset, min(end - offset, _LONGEST))
+            with self._turn():
+                found = self._ask_status(offset, min(end - offset, _LONGEST))
             for run in _joined(offset, found):
                 offset = min(run.end, end)
                 yield run._replace(end=offset)
@@ -177,6 +181,19 @@ class NbdClient:
         with suppress(OSError, SourceError):
             self._ask(_DISCONNECT, 0, 0)
         self._socket.close()
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Let one thread ask at a time, and none once an answer was lost."""
+        with self._alone:
+            if self._error:
+                raise self._error
+            try:
+                self._wait_for(0)
+                yield
+            except BaseException as error:
+                self._error = error
+                raise
 
     # -- The beginning
 
@@ -302,7 +319,6 @@ class NbdClient:
 
     def _ask_status(self, offset: int, size: int) -> list[list[tuple[int, int]]]:
         """Return (length, flags) of the runs from offset on, by context."""
-        self._wait_for(0)
         asked = {self._ask(_BLOCK_STATUS, offset, size)}
         found: dict[int, list[tuple[int, int]]] = {}
         while True:

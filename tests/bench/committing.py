@@ -4,7 +4,8 @@ committing - a writable layer into a read-only one, beside lz4 and zstd.
 
 The disk was written in pieces at random, so a log has to be read out of its
 order. The programs compress the same bytes in one stream, from a flat file;
-a commit also finds zeros, makes an index, checksums blocks, and hashes.
+a commit also finds zeros, makes an index, checksums blocks, and hashes. On
+several CPUs sha256sum hashes what the programs make.
 """
 
 from __future__ import annotations
@@ -19,7 +20,16 @@ import obdengine
 from obdengine.ops.commit import commit
 from obdengine.ops.layer_file import LayerOptions
 from obdengine.units import KIB
-from tests.bench.converting import OURS, THEIRS, check, cpus, only_cpus, their
+from tests.bench.converting import (
+    OURS,
+    THEIRS,
+    check,
+    cpus,
+    many,
+    only_cpus,
+    their,
+    their_hashed,
+)
 from tests.bench.harness import Figure, Table, in_turn, ratio, short, timed
 from tests.bench.uppers import empty_disk
 from tests.bench.workshop import Workshop, memory
@@ -39,6 +49,8 @@ def bench(shop: Workshop) -> str:
             form: written(shop, out / form, form) for form in ("append", "sparse")
         }
         rivals = {codec: timed(partial(their, shop, codec, out)) for codec in THEIRS}
+        for codec in THEIRS:
+            rivals[many(codec)] = timed(partial(their_hashed, shop, codec, out))
         for kind in KINDS:
             for column, (form, threads) in COLUMNS.items():
                 options = replace(OURS[kind], threads=threads, uuid=UUID)
@@ -87,12 +99,14 @@ def table(rates: dict[str, Figure]) -> str:
     """Return the table: GB of the disk a second."""
     made = Table(["GB/s (of the program)", *COLUMNS])
     for codec, (words, _) in THEIRS.items():
-        made.add(words, short(rates[codec].median), "", "")
+        one, all_of_them = (short(rates[n].median) for n in (codec, many(codec)))
+        made.add(words, one, "", all_of_them)
     for kind in KINDS:
         codec, cells = kind.split()[0], []
-        for column in COLUMNS:
+        for column, (_, threads) in COLUMNS.items():
             rate = rates[f"{kind}, {column}"]
-            times = f" ({ratio(rate, rates[codec])})" if codec in THEIRS else ""
+            rival = many(codec) if threads > 1 else codec
+            times = f" ({ratio(rate, rates[rival])})" if codec in THEIRS else ""
             cells.append(f"{short(rate.median)}{times}")
         made.add(kind, *cells)
     return made.markdown()

@@ -207,7 +207,14 @@ def test_turbo_layers(convert: Obd, obd: Obd, layout: Path, tmp_path: Path) -> N
     assert "data in target" in text
     assert obd("check", tmp_path / "image").code == 0
     assert "and its target" in obd("map", tmp_path / "image").out.decode()
-    assert facts(convert(*words, f"oci:{layout}:turbo"))["layers"]
+    assert [layer["reused"] for layer in found["layers"]] == [False, False]
+    again = facts(convert(*words, f"oci:{layout}:turbo"))["layers"]
+    assert [layer["reused"] for layer in again] == [True, True]
+    third = facts(convert("--no-cache", *words, tmp_path / "third"))["layers"]
+    assert [layer["reused"] for layer in third] == [False, False]
+    assert [layer["digest"] for layer in third] == [
+        layer["digest"] for layer in found["layers"]
+    ]
     blob = layout / "blobs" / targets[0].replace(":", "/")
     blob.write_bytes(blob.read_bytes()[:-1] + b"\1")
     damage = obd("check", tmp_path / "image", code=3).out.decode()

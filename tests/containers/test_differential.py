@@ -98,7 +98,15 @@ def test_tree_is_the_one_that_umoci_unpacks(
     """The same for layers that are converted and for those that stay as they are."""
     if form == "turbo":
         target = made / "turbo"
-        run_obd("convert", "--turbo", "--size", "4G", f"oci:{made}/layout:app", target)
+        run_obd(
+            "convert",
+            "--turbo",
+            "--no-cache",
+            "--size",
+            "4G",
+            f"oci:{made}/layout:app",
+            target,
+        )
     words = ["unpack", "--image", f"{made}/layout:app", tmp_path / "bundle"]
     programs.output("umoci", *words)
     theirs = facts.walk(tmp_path / "bundle" / "rootfs")

@@ -113,3 +113,15 @@ def test_same_bytes_every_time(core, algo):
     how = {"algo": algo, "level": 3, "block_size": 4096, "verify": True}
     first = core.encode_blocks(data, **how)
     assert all(core.encode_blocks(data, **how) == first for _ in range(5))
+
+
+@ALGOS
+def test_room_is_used_again(core, algo):
+    how = {"algo": algo, "level": 3, "block_size": 4096, "verify": True}
+    room = bytearray(b"left over")
+    for seed, size in enumerate([5000, 100_000, 1, 4096]):
+        data = Random(seed).randbytes(size)
+        stored, lengths = core.encode_blocks(data, room=room, **how)
+        assert stored.obj is room
+        assert (stored, lengths) == core.encode_blocks(data, **how)
+        del stored

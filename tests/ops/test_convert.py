@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -18,6 +20,7 @@ from obdengine.blob import format, tar
 from obdengine.errors import FormatError, SourceError, UsageError
 from obdengine.layer import open_layer
 from obdengine.ops.convert import LayerOptions, Written, to_layer, to_raw
+from obdengine.source.output import Output
 from tests.ops import images
 from tests.ops.images import GRANULE
 from tests.tools import requires
@@ -232,6 +235,36 @@ def test_options_that_make_no_sense(
 def test_disk_that_is_full(raw: Path, tmp_path: Path) -> None:
     with pytest.raises(SourceError):
         convert(raw, Path("/proc/layer"))
+
+
+@pytest.mark.parametrize("codec", [None, "lz4", "zstd"])
+def test_disk_that_becomes_full(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, codec: str | None
+) -> None:
+    """Written behind the reader's back, and told all the same."""
+    patch = Output.patch
+
+    def fill(self: Output, offset: int, data: bytes | bytearray | memoryview) -> None:
+        if offset + len(data) > 1 << 20:
+            raise SourceError(f"{self.name}: no room", errno=errno.ENOSPC)
+        patch(self, offset, data)
+
+    monkeypatch.setattr(Output, "patch", fill)
+    with pytest.raises(SourceError, match="no room"):
+        convert(raw, tmp_path / "layer", codec=codec)
+    assert set(tmp_path.iterdir()) == {raw}
+
+
+def test_ctrl_c_leaves_nothing(raw: Path, tmp_path: Path) -> None:
+    def stop(done: int, total: int) -> None:
+        if done > total // 2:
+            raise KeyboardInterrupt
+
+    before = threading.active_count()
+    with pytest.raises(KeyboardInterrupt):
+        to_layer(raw, tmp_path / "layer", progress=stop)
+    assert set(tmp_path.iterdir()) == {raw}
+    assert threading.active_count() == before
 
 
 def test_progress(raw: Path, tmp_path: Path) -> None:

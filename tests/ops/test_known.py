@@ -14,7 +14,8 @@ from obdengine.ops.known import KnownLayers, default_folder, key_of
 from tests.oci_images import digest_of
 
 DATA = b"a layer" * 1000
-FACTS = {"digest": digest_of(DATA), "size": len(DATA), "more": [1]}
+DIGEST = digest_of(DATA)
+FACTS = {"digest": DIGEST, "size": len(DATA), "more": [1]}
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ def test_what_was_noted_is_found(tmp_path: Path, layer: Path) -> None:
     assert known.facts("key") is None
     assert known.file(FACTS["digest"], len(DATA)) is None
     assert not known.path.exists()
-    known.note("key", FACTS, layer)
+    known.note("key", FACTS, {DIGEST: layer})
     again = KnownLayers(tmp_path / "cache" / "deep")
     assert again.facts("key") == FACTS
     assert again.facts("other") is None
@@ -40,7 +41,7 @@ def test_relative_paths_are_kept_as_absolute_ones(
     tmp_path: Path, layer: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    KnownLayers(tmp_path).note("key", FACTS, Path("layer.obd"))
+    KnownLayers(tmp_path).note("key", FACTS, {DIGEST: Path("layer.obd")})
     monkeypatch.chdir("/")
     assert KnownLayers(tmp_path).file(FACTS["digest"], len(DATA)) == layer
 
@@ -50,8 +51,8 @@ def test_file_that_is_not_it_any_more(tmp_path: Path, layer: Path, change: str) 
     known = KnownLayers(tmp_path)
     other = tmp_path / "other.obd"
     other.write_bytes(DATA)
-    known.note("key", FACTS, layer)
-    known.note("key", FACTS, other)
+    known.note("key", FACTS, {DIGEST: layer})
+    known.note("key", FACTS, {DIGEST: other})
     layer.unlink()
     if change == "changed":
         layer.write_bytes(DATA[:-1] + b"x")
@@ -66,10 +67,10 @@ def test_file_that_is_not_it_any_more(tmp_path: Path, layer: Path, change: str) 
 
 def test_damaged_database_is_begun_anew(tmp_path: Path, layer: Path) -> None:
     known = KnownLayers(tmp_path)
-    known.note("key", FACTS, layer)
+    known.note("key", FACTS, {DIGEST: layer})
     known.path.write_bytes(b"SQLite format 3\0" + b"x" * 5000)
     assert known.facts("key") is None
-    known.note("key", FACTS, layer)
+    known.note("key", FACTS, {DIGEST: layer})
     assert known.facts("key") == FACTS
 
 
@@ -77,13 +78,13 @@ def test_database_that_cannot_be(tmp_path: Path, layer: Path) -> None:
     (tmp_path / "file").touch()
     for folder in (tmp_path / "file", Path("/proc/nowhere")):
         known = KnownLayers(folder)
-        known.note("key", FACTS, layer)
+        known.note("key", FACTS, {DIGEST: layer})
         assert known.facts("key") is None
 
 
 def _note_many(folder: Path, layer: Path, start: int) -> None:
     for number in range(start, start + 20):
-        KnownLayers(folder).note(f"key {number}", FACTS, layer)
+        KnownLayers(folder).note(f"key {number}", FACTS, {DIGEST: layer})
 
 
 def test_many_processes(tmp_path: Path, layer: Path) -> None:

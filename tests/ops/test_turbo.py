@@ -7,9 +7,11 @@ import gzip
 import hashlib
 import io
 import json
+import sqlite3
 import tarfile
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -34,6 +36,7 @@ from obdengine.ops import turbo_build, turbo_targets
 from obdengine.ops.build import BuildOptions, build
 from obdengine.ops.check import check_image
 from obdengine.ops.convert import to_raw
+from obdengine.ops.known import KnownLayers
 from obdengine.ops.targets import FolderTarget
 from obdengine.ops.turbo_build import TurboBuilt, TurboOptions, build_turbo
 from obdengine.ops.turbo_targets import TurboFolder, TurboStore
@@ -328,6 +331,113 @@ def test_nothing_is_left_of_copies(tars: list[bytes], tmp_path: Path) -> None:
             else:
                 build_turbo(store, image, target, options=OPTIONS)
         assert list((tmp_path / "work").iterdir()) == []
+
+
+# -- What was made before
+
+
+@pytest.fixture
+def applied(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return a list that gets the name of every layer that is applied."""
+    names: list[str] = []
+    apply_layer = ext4.apply_layer
+
+    def spy(*words: Any, name: str, **more: Any) -> Any:
+        names.append(name)
+        return apply_layer(*words, name=name, **more)
+
+    monkeypatch.setattr(turbo_build.ext4, "apply_layer", spy)
+    return names
+
+
+def reused(built: TurboBuilt) -> list[bool]:
+    return [piece.reused for piece in built.layers]
+
+
+def made_of(built: TurboBuilt) -> list[Any]:
+    """Return all that is known of the layers but whether they are reused."""
+    return [replace(piece, reused=False) for piece in built.layers]
+
+
+def test_known_layers_are_not_made_again(
+    tars: list[bytes], tmp_path: Path, applied: list[str]
+) -> None:
+    options = replace(OPTIONS, known=KnownLayers(tmp_path / "cache"))
+    packed = ["gzip", "none", "zstd"]
+    layout = make_layout(tmp_path / "layout", tars, packed=packed)
+    first = converted(layout, tmp_path / "1", options)
+    assert reused(first) == [False] * 3
+    applied.clear()
+    second = converted(layout, tmp_path / "2", options)
+    assert (applied, reused(second), made_of(second)) == ([], [True] * 3, first.layers)
+    for path in (tmp_path / "1").glob("*.meta"):
+        assert (tmp_path / "2" / path.name).read_bytes() == path.read_bytes()
+    one, two = (tree_of(tmp_path / f"{n}" / "config.v1.json") for n in (1, 2))
+    assert one == two
+
+    # Another image on the same two layers: only its own is made, and the same.
+    others = [*tars[:2], small_tar(new="x")]
+    other = make_layout(tmp_path / "other", others, packed=packed)
+    third = converted(other, tmp_path / "3", options)
+    assert (reused(third), len(applied)) == ([True, True, False], 1)
+    assert made_of(converted(other, tmp_path / "4")) == made_of(third)
+
+    # The same files, compressed in another way, and a disk of another size.
+    again = make_layout(tmp_path / "again", tars, packed=["zstd", "none", "none"])
+    found = reused(converted(again, tmp_path / "5", options))
+    assert found == [False, True, False]
+    larger = replace(options, size=2 * GIB)
+    assert reused(converted(layout, tmp_path / "6", larger)) == [False] * 3
+
+
+def test_known_layers_of_folders_and_layouts(
+    tars: list[bytes], tmp_path: Path, applied: list[str]
+) -> None:
+    """Two files here, one blob there: either is made of the other."""
+    layout = make_layout(tmp_path / "layout", tars)
+    pairs: list[tuple[Any, Any]] = [("a", tmp_path / "b"), (tmp_path / "c", "d")]
+    for number, (first, second) in enumerate([*pairs, ("e", "f")]):
+        options = replace(OPTIONS, known=KnownLayers(tmp_path / f"cache-{number}"))
+        once = converted(layout, first, options)
+        applied.clear()
+        twice = converted(layout, second, options)
+        third = converted(layout, tmp_path / f"third-{number}", options)
+        assert (reused(once), applied) == ([False] * 3, [])
+        assert (reused(twice), reused(third)) == ([True] * 3, [True] * 3)
+    with closing(open_store(parse(f"oci:{layout}:a"))) as store:
+        digests = {resolve_image(store, tag).descriptor.digest for tag in "adef"}
+    assert len(digests) == 1
+
+
+def test_known_layer_that_is_gone(
+    tars: list[bytes], tmp_path: Path, applied: list[str]
+) -> None:
+    options = replace(OPTIONS, known=KnownLayers(tmp_path / "cache"))
+    layout = make_layout(tmp_path / "layout", tars)
+    first = converted(layout, tmp_path / "1", options)
+    (tmp_path / "1" / "layer-1.gzip.meta").unlink()
+    damaged = tmp_path / "1" / "layer-3.ext4.fs.meta"
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"x")
+    second = converted(layout, tmp_path / "2", options)
+    assert (reused(second), made_of(second)) == ([False, True, False], first.layers)
+    assert reused(converted(layout, tmp_path / "3", options)) == [True] * 3
+
+
+def test_notes_that_make_no_sense(tars: list[bytes], tmp_path: Path) -> None:
+    known = KnownLayers(tmp_path / "cache")
+    options = replace(OPTIONS, known=known)
+    layout = make_layout(tmp_path / "layout", tars[:1])
+    first = converted(layout, tmp_path / "1", options)
+    with sqlite3.connect(known.path) as database:
+        (text,) = database.execute("select facts from layers").fetchone()
+        for number, bad in enumerate(
+            ["{}", '{"meta": 5}', text.replace("sha256:", "md5:"), '{"meta": [1, 2]}']
+        ):
+            database.execute("update layers set facts = ?", (bad,))
+            database.commit()
+            built = converted(layout, tmp_path / f"x{number}", options)
+            assert (reused(built), built.layers) == ([False], first.layers)
+    database.close()
 
 
 # -- What cannot be

@@ -8,6 +8,7 @@ import socket
 import struct
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
@@ -101,6 +102,39 @@ def test_status(tmp_path: Path) -> None:
         for run in found:
             if run.flags[0] & ZERO:
                 assert not any(client.pread(run.offset, run.end - run.offset))
+        client.close()
+
+
+@requires("nbdkit")
+def test_threads_take_turns(tmp_path: Path) -> None:
+    """Reads of many threads, while another asks what is where."""
+    path = tmp_path / "disk"
+    path.write_bytes(DISK)
+    with serving(tmp_path, "file", str(path)) as export:
+        client = connected(export, ALLOCATION)
+        places = [n * 70_000 for n in range(len(DISK) // 70_000)]
+        with ThreadPoolExecutor(5) as pool:
+            found = [pool.submit(client.pread, at, 70_000) for at in places]
+            assert list(client.status(0, client.size))[-1].end == client.size
+            assert b"".join(one.result() for one in found) == DISK[: places[-1] + 70000]
+        client.close()
+
+
+@requires("nbdkit")
+def test_first_error_is_that_of_all_who_come_later(tmp_path: Path) -> None:
+    """What it left unanswered would be taken for an answer to them."""
+    (tmp_path / "script").write_text(
+        "case $1 in get_size) echo 4M;; open) ;;\n"
+        "pread) echo EIO no luck >&2; exit 1;; *) exit 2;; esac\n"
+    )
+    (tmp_path / "script").chmod(0o755)
+    with serving(tmp_path, "sh", str(tmp_path / "script")) as export:
+        client = connected(export)
+        with pytest.raises(SourceError) as first:
+            client.pread(0, MIB)
+        with pytest.raises(SourceError) as second:
+            client.pread(MIB, MIB)
+        assert first.value is second.value
         client.close()
 
 
