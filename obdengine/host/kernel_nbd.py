@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from errno import EBUSY, ENOENT
 from pathlib import Path
 
-from obdengine.errors import Busy, HostError
+from obdengine.errors import HostError
 from obdengine.host.handshake import Negotiated, negotiate
 from obdengine.host.netlink import (
     Attribute,
@@ -29,6 +29,7 @@ from obdengine.host.netlink import (
     u32,
     u64,
 )
+from obdengine.host.users import in_use
 
 __all__ = ["KernelDisk", "connect", "disconnect", "owner", "reconnect", "why_not"]
 
@@ -134,7 +135,7 @@ def disconnect(index: int) -> None:
         device = os.open(path, os.O_RDONLY | os.O_EXCL | os.O_CLOEXEC)
     except OSError as error:
         if error.errno == EBUSY:
-            raise Busy(f"{path}: is mounted, or used otherwise") from error
+            raise in_use(path) from error
         device = None  # the server is gone: there is nothing to write to
     if device is not None:
         try:

@@ -196,6 +196,17 @@ def test_stopping_what_does_not_want_to() -> None:
         child.returncode = -signal.SIGKILL
 
 
+# As qemu-storage-daemon does with one that comes at the wrong moment.
+def test_stopping_what_misses_a_signal() -> None:
+    words = ["sh", "-c", "trap 'trap \"exit 0\" TERM' TERM; echo; "]
+    words[-1] += "while :; do sleep 0.05; done"
+    with subprocess.Popen(words, stdout=-1) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        assert Process.of(child.pid).stop(60)
+        child.returncode = 0
+
+
 def test_a_program_that_says_when_it_is_ready(tmp_path: Path) -> None:
     words = ["sh", "-c", 'echo $$ >"$0"; exec sleep 100', "{ready}"]
     made = processes.start(words, tmp_path / "log")
