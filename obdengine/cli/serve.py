@@ -29,7 +29,7 @@ import click
 import obdengine
 from obdengine.cli.export import Export
 from obdengine.cli.images import layer_files
-from obdengine.cli.storage_daemon import KINDS, shown
+from obdengine.cli.storage_daemon import KINDS, Place, shown
 from obdengine.cli.tls import Tls, tls_options
 from obdengine.cli.writing import writing_options
 from obdengine.errors import ObdError, UsageError
@@ -189,10 +189,10 @@ def serve(
 
     With COMMAND, run that with $uri and $unixsocket set, and end with it.
     """
-    _check(socket, port, bind, threads if engine == "native" else None)
+    _check(socket, port, bind, threads if engine != "nbdkit" else None)
     tls = Tls(**{key: options.pop(key) for key in Tls._fields})
     tls.check(bind or _HERE, port, engine)
-    _check_kind(kind, engine, socket)
+    _check_kind(kind, engine, socket, tls)
     paths = {key: options.pop(key) for key in _PATHS}
     writing = Writing(**options)
     writing.check()
@@ -219,7 +219,7 @@ def _serving(
     if engine == "nbdkit":
         keys = _keys(writing, image, {"export": address.name, **paths})
         return _running(address, options, keys, writing.wanted)
-    return _on_top(address, options, _keys(writing, image, paths), writing.wanted)
+    return _on_top(address, writing, image, paths)
 
 
 def _check(
@@ -234,26 +234,35 @@ def _check(
         raise UsageError("--bind goes with --port")
 
 
-def _check_kind(kind: str, engine: str, socket: Path | None) -> None:
+def _check_kind(kind: str, engine: str, socket: Path | None, tls: Tls) -> None:
     """Raise UsageError for what only QEMU's daemon can be."""
-    if engine != "qemu-storage-daemon" and kind != "nbd":
+    if kind == "nbd":
+        return
+    if engine != "qemu-storage-daemon":
         raise UsageError("--as goes with --engine qemu-storage-daemon")
-    if engine == "qemu-storage-daemon" and not socket:
-        raise UsageError(f"{engine} needs --socket, the place to be at")
+    if not socket:
+        raise UsageError(f"--as {kind} needs --socket, the place to be at")
+    if tls.on:
+        raise UsageError("TLS is for NBD")
 
 
 @contextmanager
 def _on_top(
-    address: _Address, options: Sequence[str], keys: Sequence[str], writing: bool
-) -> Iterator[subprocess.Popen[bytes]]:
-    """Yield an nbdkit, which QEMU's daemon shows at the address."""
-    assert address.socket is not None
+    address: _Address,
+    writing: Writing,
+    image: Sequence[str],
+    paths: dict[str, Path | None],
+) -> Iterator[None]:
+    """Serve by the export of our own, which QEMU's daemon shows at the address."""
     with tempfile.TemporaryDirectory(prefix="obd-") as folder:
         inner = _Address(Path(folder, "socket"), _HERE, 0, "")
-        with _running(inner, options, keys, writing) as server:
-            where = (Path(folder, "socket"), address.socket, address.name)
-            with shown(address.kind, *where, writing):
-                yield server
+        place = Place(
+            *(address.kind, address.socket, address.host, address.port),
+            *(address.name, address.tls),
+        )
+        shows = shown(Path(folder, "socket"), place, writing.wanted)
+        with _natively(inner, writing, image, paths), shows:
+            yield
 
 
 @contextmanager
