@@ -28,7 +28,7 @@ import click
 
 import obdengine
 from obdengine.cli.export import Export
-from obdengine.cli.images import layer_files
+from obdengine.cli.images import name_of
 from obdengine.cli.storage_daemon import KINDS, Place, shown
 from obdengine.cli.tls import Tls, tls_options
 from obdengine.cli.writing import writing_options
@@ -45,6 +45,13 @@ _STOP_SECONDS = 5
 _STOP_WRITING_SECONDS = 120
 
 _HERE = "127.0.0.1"
+
+# The image has been opened here, and nbdkit need not try.
+_TRIED = "try=false"
+
+# What a server of NBD says first, in bytes: taken whole, it makes no noise.
+_HELLO = 18
+
 _NO_TLS = Tls()
 
 
@@ -196,11 +203,12 @@ def serve(
     paths = {key: options.pop(key) for key in _PATHS}
     writing = Writing(**options)
     writing.check()
+    words = [str(name_of(word)) for word in image]
     with ExitStack() as stack:
         socket = _place(socket, port, stack)
         address = _Address(socket, bind or _HERE, port or 0, name, tls, kind)
         nbdkit_options = ["--threads", str(threads)] if threads else []
-        running = _serving(engine, address, nbdkit_options, writing, image, paths)
+        running = _serving(engine, address, nbdkit_options, writing, words, paths)
         server = stack.enter_context(running)
         return _run(command, address) if command else _wait(server, address)
 
@@ -285,8 +293,8 @@ def _keys(writing: Writing, image: Sequence[str], more: dict[str, Any]) -> list[
 
     What is wrong with it gets its own exit code that way.
     """
-    keys = [*_image_keys(image), *writing.keys]
     writing.open(image, more["service"], None).close()
+    keys = [*image_keys(image), *writing.keys, _TRIED]
     for key, value in more.items():
         if value:
             where = value.absolute() if isinstance(value, Path) else value
@@ -302,16 +310,11 @@ def run_served(image: Sequence[str], command: Sequence[str], keys: list[str]) ->
     obdengine.open(list(image)).close()
     with ExitStack() as stack:
         socket = _place(None, None, stack)
-        address = _Address(socket, "127.0.0.1", 0, "")
-        running = _running(address, [], [*_image_keys(image), *keys], False)
+        address = _Address(socket, _HERE, 0, "")
+        keys = [*image_keys(image), _TRIED, *keys]
+        running = _running(address, [], keys, False)
         server = stack.enter_context(running)
         return _run(command, address) if command else _wait(server, address)
-
-
-def _image_keys(image: Sequence[str]) -> list[str]:
-    """Return what names the image to the plugin, once it is known to be one."""
-    layer_files(image)
-    return image_keys(image)
 
 
 def _place(socket: Path | None, port: int | None, stack: ExitStack) -> Path | None:
@@ -365,7 +368,7 @@ def _running(
             start_new_session=True,
         )
         try:
-            _wait_until_ready(server, pipe)
+            _wait_until_ready(server, pipe, address)
             yield server
         finally:
             os.close(pipe)
@@ -377,14 +380,31 @@ def _filter_options() -> list[str]:
     return [] if nbdkit.why_no_filter() else [f"--filter={nbdkit.filter_file()}"]
 
 
-def _wait_until_ready(server: subprocess.Popen[bytes], pipe: int) -> None:
+def _wait_until_ready(
+    server: subprocess.Popen[bytes], pipe: int, address: _Address
+) -> None:
+    """Return when nbdkit answers clients; ObdError when it has ended."""
     ended = os.pidfd_open(server.pid)
     try:
         seen, _, _ = select.select([pipe, ended], [], [])
     finally:
         os.close(ended)
-    if pipe not in seen:
+    # It writes its pid before it opens the image, and says hello after that.
+    if pipe not in seen or not _says_hello(address):
         raise _start_failure(server.wait())
+
+
+def _says_hello(address: _Address) -> bool:
+    try:
+        if address.socket:
+            client = sockets.socket(sockets.AF_UNIX)
+            client.connect(str(address.socket))
+        else:
+            client = sockets.create_connection((address.host, address.port))
+        with client:
+            return bool(client.recv(_HELLO, sockets.MSG_WAITALL))
+    except OSError:
+        return False
 
 
 def _start_failure(code: int) -> ObdError:
