@@ -30,6 +30,7 @@ from obdengine.host.netlink import (
     u64,
 )
 from obdengine.host.users import in_use
+from obdengine.source.nbd_wire import MULTI_CONN, READ_ONLY
 
 __all__ = ["KernelDisk", "connect", "disconnect", "owner", "reconnect", "why_not"]
 
@@ -38,7 +39,6 @@ _FAMILY = "nbd"
 # File systems with blocks of any size can be mounted.
 _BLOCK_SIZE = 512
 
-_READ_ONLY, _MULTI_CONN = 1 << 1, 1 << 8
 _SOCKET_ITEM, _SOCKET_FD = 1, 1
 
 
@@ -95,7 +95,7 @@ def connect(
         values = [
             u64(Attribute.SIZE_BYTES, size),
             u64(Attribute.BLOCK_SIZE_BYTES, _BLOCK_SIZE),
-            u64(Attribute.SERVER_FLAGS, flags | (_READ_ONLY if read_only else 0)),
+            u64(Attribute.SERVER_FLAGS, flags | (READ_ONLY if read_only else 0)),
             u64(Attribute.TIMEOUT, timeout),
             u64(Attribute.DEAD_CONN_TIMEOUT, patience),
             _sockets(links),
@@ -168,7 +168,7 @@ def _links(socket: Path, connections: int, stack: ExitStack) -> list[Negotiated]
     while len(links) < connections:
         links.append(negotiate(socket))
         stack.callback(links[-1].socket.close)
-        if not links[0].flags & _MULTI_CONN:
+        if not links[0].flags & MULTI_CONN:
             break
     return links
 
