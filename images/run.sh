@@ -46,10 +46,19 @@ CONFIG
 
 cd "$bundle"
 name=obd-$$
-# crun refuses hosts that have both cgroup hierarchies: hide the second one.
+# Who is root in a user namespace only cannot keep states in /run, and has no
+# control groups.
+set --
+if [ "$(awk 'NR == 1 { print $3 }' /proc/self/uid_map)" != 4294967295 ]; then
+    set -- --root "$bundle/state"
+    [ "${runtime##*/}" != crun ] || set -- "$@" --cgroup-manager=disabled
+fi
+# crun refuses hosts that have both cgroup hierarchies: hide the second one, or
+# both from who may not do that.
 if [ -d /sys/fs/cgroup/unified ] && [ "${runtime##*/}" = crun ]; then
-    unshare --mount sh -c 'umount /sys/fs/cgroup/unified; exec "$@"' sh \
-        "$runtime" run "$name"
+    unshare --mount sh -c 'umount /sys/fs/cgroup/unified 2>/dev/null ||
+        mount -t tmpfs none /sys/fs/cgroup; exec "$@"' sh \
+        "$runtime" "$@" run "$name"
 else
-    "$runtime" run "$name"
+    "$runtime" "$@" run "$name"
 fi

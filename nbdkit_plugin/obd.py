@@ -6,7 +6,7 @@ obd - layered images as NBD exports: nbdkit's callbacks, put on a Device.
     nbdkit python obd.py config=IMAGE [config=IMAGE ...] [export=NAME]
                          [upper=DIR [form=append|sparse]] [readonly=BOOL]
                          [max-size=SIZE] [garbage=SIZE] [control=SOCKET]
-                         [service=PATH] [trace=PATH] [record=PATH]
+                         [service=PATH] [trace=PATH] [record=PATH] [try=BOOL]
     nbdkit python obd.py dir=DIRECTORY [readonly=BOOL] [control=SOCKET]
 
 One device serves all connections to an export. This file decides nothing about
@@ -61,6 +61,7 @@ only_name: str | None = None
 upper: str | None = None
 form: str | None = None
 readonly: bool | None = None
+tried = False
 room: dict[str, int] = {}
 service = None
 paths: dict[str, Path] = {}
@@ -345,9 +346,20 @@ def take_form(key, word):
 def take_readonly(key, word):
     """Take whether writes are refused."""
     global readonly
+    readonly = yes(key, word)
+
+
+def take_try(key, word):
+    """Take whether the image is to be opened once before it is served."""
+    global tried
+    tried = not yes(key, word)
+
+
+def yes(key, word):
+    """Return what a word for true or false means."""
     if word.lower() not in YES + NO:
         raise UsageError(f"{key}={word}: must be true or false")
-    readonly = word.lower() in YES
+    return word.lower() in YES
 
 
 def take_size(key, word):
@@ -373,6 +385,7 @@ TAKERS = {
     "upper": take_upper,
     "form": take_form,
     "readonly": take_readonly,
+    "try": take_try,
     "max-size": take_size,
     "garbage": take_size,
     "control": take_path,
@@ -402,10 +415,10 @@ def config_complete():
 def get_ready():
     """Open everything once, so that what is wrong is said before the fork."""
     global control
-    if directory is None:
-        open_served(images).device.close()
-    else:
+    if directory is not None:
         image_names()
+    elif not tried:
+        open_served(images).device.close()
     if "control" in paths:
         control = Control(paths["control"], served_by_name)
 

@@ -28,8 +28,8 @@ import click
 
 import obdengine
 from obdengine.cli.export import Export
-from obdengine.cli.images import layer_files
-from obdengine.cli.storage_daemon import KINDS, shown
+from obdengine.cli.images import name_of
+from obdengine.cli.storage_daemon import KINDS, Place, shown
 from obdengine.cli.tls import Tls, tls_options
 from obdengine.cli.writing import writing_options
 from obdengine.errors import ObdError, UsageError
@@ -45,6 +45,13 @@ _STOP_SECONDS = 5
 _STOP_WRITING_SECONDS = 120
 
 _HERE = "127.0.0.1"
+
+# The image has been opened here, and nbdkit need not try.
+_TRIED = "try=false"
+
+# What a server of NBD says first, in bytes: taken whole, it makes no noise.
+_HELLO = 18
+
 _NO_TLS = Tls()
 
 
@@ -189,18 +196,19 @@ def serve(
 
     With COMMAND, run that with $uri and $unixsocket set, and end with it.
     """
-    _check(socket, port, bind, threads if engine == "native" else None)
+    _check(socket, port, bind, threads if engine != "nbdkit" else None)
     tls = Tls(**{key: options.pop(key) for key in Tls._fields})
     tls.check(bind or _HERE, port, engine)
-    _check_kind(kind, engine, socket)
+    _check_kind(kind, engine, socket, tls)
     paths = {key: options.pop(key) for key in _PATHS}
     writing = Writing(**options)
     writing.check()
+    words = [str(name_of(word)) for word in image]
     with ExitStack() as stack:
         socket = _place(socket, port, stack)
         address = _Address(socket, bind or _HERE, port or 0, name, tls, kind)
         nbdkit_options = ["--threads", str(threads)] if threads else []
-        running = _serving(engine, address, nbdkit_options, writing, image, paths)
+        running = _serving(engine, address, nbdkit_options, writing, words, paths)
         server = stack.enter_context(running)
         return _run(command, address) if command else _wait(server, address)
 
@@ -219,7 +227,7 @@ def _serving(
     if engine == "nbdkit":
         keys = _keys(writing, image, {"export": address.name, **paths})
         return _running(address, options, keys, writing.wanted)
-    return _on_top(address, options, _keys(writing, image, paths), writing.wanted)
+    return _on_top(address, writing, image, paths)
 
 
 def _check(
@@ -234,26 +242,35 @@ def _check(
         raise UsageError("--bind goes with --port")
 
 
-def _check_kind(kind: str, engine: str, socket: Path | None) -> None:
+def _check_kind(kind: str, engine: str, socket: Path | None, tls: Tls) -> None:
     """Raise UsageError for what only QEMU's daemon can be."""
-    if engine != "qemu-storage-daemon" and kind != "nbd":
+    if kind == "nbd":
+        return
+    if engine != "qemu-storage-daemon":
         raise UsageError("--as goes with --engine qemu-storage-daemon")
-    if engine == "qemu-storage-daemon" and not socket:
-        raise UsageError(f"{engine} needs --socket, the place to be at")
+    if not socket:
+        raise UsageError(f"--as {kind} needs --socket, the place to be at")
+    if tls.on:
+        raise UsageError("TLS is for NBD")
 
 
 @contextmanager
 def _on_top(
-    address: _Address, options: Sequence[str], keys: Sequence[str], writing: bool
-) -> Iterator[subprocess.Popen[bytes]]:
-    """Yield an nbdkit, which QEMU's daemon shows at the address."""
-    assert address.socket is not None
+    address: _Address,
+    writing: Writing,
+    image: Sequence[str],
+    paths: dict[str, Path | None],
+) -> Iterator[None]:
+    """Serve by the export of our own, which QEMU's daemon shows at the address."""
     with tempfile.TemporaryDirectory(prefix="obd-") as folder:
         inner = _Address(Path(folder, "socket"), _HERE, 0, "")
-        with _running(inner, options, keys, writing) as server:
-            where = (Path(folder, "socket"), address.socket, address.name)
-            with shown(address.kind, *where, writing):
-                yield server
+        place = Place(
+            *(address.kind, address.socket, address.host, address.port),
+            *(address.name, address.tls),
+        )
+        shows = shown(Path(folder, "socket"), place, writing.wanted)
+        with _natively(inner, writing, image, paths), shows:
+            yield
 
 
 @contextmanager
@@ -276,8 +293,8 @@ def _keys(writing: Writing, image: Sequence[str], more: dict[str, Any]) -> list[
 
     What is wrong with it gets its own exit code that way.
     """
-    keys = [*_image_keys(image), *writing.keys]
     writing.open(image, more["service"], None).close()
+    keys = [*image_keys(image), *writing.keys, _TRIED]
     for key, value in more.items():
         if value:
             where = value.absolute() if isinstance(value, Path) else value
@@ -293,16 +310,11 @@ def run_served(image: Sequence[str], command: Sequence[str], keys: list[str]) ->
     obdengine.open(list(image)).close()
     with ExitStack() as stack:
         socket = _place(None, None, stack)
-        address = _Address(socket, "127.0.0.1", 0, "")
-        running = _running(address, [], [*_image_keys(image), *keys], False)
+        address = _Address(socket, _HERE, 0, "")
+        keys = [*image_keys(image), _TRIED, *keys]
+        running = _running(address, [], keys, False)
         server = stack.enter_context(running)
         return _run(command, address) if command else _wait(server, address)
-
-
-def _image_keys(image: Sequence[str]) -> list[str]:
-    """Return what names the image to the plugin, once it is known to be one."""
-    layer_files(image)
-    return image_keys(image)
 
 
 def _place(socket: Path | None, port: int | None, stack: ExitStack) -> Path | None:
@@ -356,7 +368,7 @@ def _running(
             start_new_session=True,
         )
         try:
-            _wait_until_ready(server, pipe)
+            _wait_until_ready(server, pipe, address)
             yield server
         finally:
             os.close(pipe)
@@ -368,14 +380,31 @@ def _filter_options() -> list[str]:
     return [] if nbdkit.why_no_filter() else [f"--filter={nbdkit.filter_file()}"]
 
 
-def _wait_until_ready(server: subprocess.Popen[bytes], pipe: int) -> None:
+def _wait_until_ready(
+    server: subprocess.Popen[bytes], pipe: int, address: _Address
+) -> None:
+    """Return when nbdkit answers clients; ObdError when it has ended."""
     ended = os.pidfd_open(server.pid)
     try:
         seen, _, _ = select.select([pipe, ended], [], [])
     finally:
         os.close(ended)
-    if pipe not in seen:
+    # It writes its pid before it opens the image, and says hello after that.
+    if pipe not in seen or not _says_hello(address):
         raise _start_failure(server.wait())
+
+
+def _says_hello(address: _Address) -> bool:
+    try:
+        if address.socket:
+            client = sockets.socket(sockets.AF_UNIX)
+            client.connect(str(address.socket))
+        else:
+            client = sockets.create_connection((address.host, address.port))
+        with client:
+            return bool(client.recv(_HELLO, sockets.MSG_WAITALL))
+    except OSError:
+        return False
 
 
 def _start_failure(code: int) -> ObdError:

@@ -2,8 +2,9 @@
 """
 tls - who may read an export on its way: the options of `obd serve` for TLS.
 
-nbdkit does it. An export that leaves the host must have it, or somebody must
-have said that it shall not; one on a unix socket or 127.0.0.1 need not.
+nbdkit does it, or QEMU's daemon. An export that leaves the host must have it, or
+somebody must have said that it shall not; one on a unix socket or 127.0.0.1
+need not.
 """
 
 from __future__ import annotations
@@ -51,8 +52,8 @@ class Tls(NamedTuple):
             raise UsageError("--no-tls goes without certificates and keys")
         if self.verify and not self.certificates:
             raise UsageError("--tls-verify-peer goes with --tls-certificates")
-        if self.on and engine != "nbdkit":
-            raise UsageError("TLS goes with nbdkit")
+        if self.on and engine == "native":
+            raise UsageError("TLS goes with nbdkit and with qemu-storage-daemon")
         if port and not self.on and not self.off and not _stays_here(bind):
             raise UsageError(
                 f"{bind}: anybody could read the disk on its way",

@@ -39,7 +39,7 @@ FILE = "disk"
 _PID, _SOCKET, _LOG = "bridge.pid", "bridge.sock", "fuse.log"
 
 # What was written last is made durable first, on a disk that may be slow. Of one
-# that is for reading nothing can be lost, and once it did not end by itself.
+# that is for reading nothing can be lost.
 _STOP_SECONDS = 120.0
 _STOP_READING_SECONDS = 3.0
 
@@ -140,10 +140,10 @@ def stop_bridge(bridge: Bridge | None, folder: Path) -> None:
     """End it; what it was given is with the server then. It may have ended."""
     file = folder / FILE
     if bridge and bridge.fuse and bridge.fuse.alive:
-        # It ends when it is unmounted, and has written everything then.
+        # It would end by itself, if no other mount namespace had a copy of the
+        # mount. All that was written has been flushed by who had it open.
         _unmount(file)
-        bridge.fuse.wait(_STOP_SECONDS)
-        bridge.fuse.stop(0)
+        bridge.fuse.stop(_STOP_SECONDS)
     if bridge:
         bridge.daemon.stop(_STOP_SECONDS if bridge.fuse else _STOP_READING_SECONDS)
     if os.path.ismount(file) or not _answers(file):  # it was killed

@@ -40,6 +40,7 @@ from obdengine.host.records import (
     save,
 )
 from obdengine.host.server import SOCKET, start_server
+from obdengine.host.users import clients_of
 from obdengine.ops.resize import resize
 from obdengine.ops.resolve import absolute
 
@@ -55,8 +56,8 @@ __all__ = [
     "restore",
 ]
 
-# nbdkit makes durable what was written last, on a disk that may be slow. And it
-# waits for clients that are still connected: of one who only reads, not for long.
+# nbdkit makes durable what was written last, on a disk that may be slow. It also
+# waits for clients, but who is seen to have any is not asked to end.
 _STOP_SECONDS = 120.0
 _STOP_READING_SECONDS = 3.0
 
@@ -115,9 +116,22 @@ def detach(places: Places, word: str) -> str | None:
                 hint="obd umount takes it away",
             )
         if record.of_this_boot:
+            _refuse_clients(folder, record)
             _take_down(folder, record)
         remove(places, record.name)
     return found.name
+
+
+# nbdkit would wait for them.
+def _refuse_clients(folder: Path, record: Record) -> None:
+    own = {"socket": 0, "nbd": record.connections}.get(record.way, 1)
+    others = clients_of(folder / SOCKET, own) if record.served else 0
+    if others:
+        raise Busy(
+            f"{record.name}: {others} client{'s are' if others > 1 else ' is'} "
+            "connected to its server",
+            hint="obd vm detach and obd vm stop end those of machines",
+        )
 
 
 def attached(places: Places) -> list[Record]:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from errno import EBUSY, ENOENT
 from pathlib import Path
 
-from obdengine.errors import Busy, HostError
+from obdengine.errors import HostError
 from obdengine.host.handshake import Negotiated, negotiate
 from obdengine.host.netlink import (
     Attribute,
@@ -29,6 +29,8 @@ from obdengine.host.netlink import (
     u32,
     u64,
 )
+from obdengine.host.users import in_use
+from obdengine.source.nbd_wire import MULTI_CONN, READ_ONLY
 
 __all__ = ["KernelDisk", "connect", "disconnect", "owner", "reconnect", "why_not"]
 
@@ -37,7 +39,6 @@ _FAMILY = "nbd"
 # File systems with blocks of any size can be mounted.
 _BLOCK_SIZE = 512
 
-_READ_ONLY, _MULTI_CONN = 1 << 1, 1 << 8
 _SOCKET_ITEM, _SOCKET_FD = 1, 1
 
 
@@ -94,7 +95,7 @@ def connect(
         values = [
             u64(Attribute.SIZE_BYTES, size),
             u64(Attribute.BLOCK_SIZE_BYTES, _BLOCK_SIZE),
-            u64(Attribute.SERVER_FLAGS, flags | (_READ_ONLY if read_only else 0)),
+            u64(Attribute.SERVER_FLAGS, flags | (READ_ONLY if read_only else 0)),
             u64(Attribute.TIMEOUT, timeout),
             u64(Attribute.DEAD_CONN_TIMEOUT, patience),
             _sockets(links),
@@ -134,7 +135,7 @@ def disconnect(index: int) -> None:
         device = os.open(path, os.O_RDONLY | os.O_EXCL | os.O_CLOEXEC)
     except OSError as error:
         if error.errno == EBUSY:
-            raise Busy(f"{path}: is mounted, or used otherwise") from error
+            raise in_use(path) from error
         device = None  # the server is gone: there is nothing to write to
     if device is not None:
         try:
@@ -167,7 +168,7 @@ def _links(socket: Path, connections: int, stack: ExitStack) -> list[Negotiated]
     while len(links) < connections:
         links.append(negotiate(socket))
         stack.callback(links[-1].socket.close)
-        if not links[0].flags & _MULTI_CONN:
+        if not links[0].flags & MULTI_CONN:
             break
     return links
 

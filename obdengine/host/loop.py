@@ -12,7 +12,8 @@ from contextlib import contextmanager, suppress
 from errno import EBUSY, EINVAL, ENXIO
 from pathlib import Path
 
-from obdengine.errors import Busy, HostError
+from obdengine.errors import HostError
+from obdengine.host.users import in_use
 
 __all__ = ["attach_file", "detach_file", "file_of", "why_not"]
 
@@ -89,7 +90,7 @@ def detach_file(device: str) -> None:
             fcntl.ioctl(opened, _CLEAR)
     except OSError as error:
         if error.errno == EBUSY:
-            raise Busy(f"{device}: is mounted, or used otherwise") from error
+            raise in_use(device) from error
         if error.errno not in (ENXIO, EINVAL):
             raise HostError(f"{device}: {error.strerror}") from error
 

@@ -20,8 +20,9 @@ from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
-from obdengine.errors import BadAnswer, SourceError, TimedOut
+from obdengine.errors import SourceError
 from obdengine.source.contract import check_range
+from obdengine.source.nbd_wire import LARGEST_ANSWER, READ_ONLY, Wire, agree
 from obdengine.units import KIB, MIB
 
 __all__ = ["ALLOCATION", "DEPTH", "HOLE", "ZERO", "NbdClient", "Status"]
@@ -33,26 +34,16 @@ DEPTH = "qemu:allocation-depth"
 
 HOLE, ZERO = 1, 2
 
-_NBDMAGIC, _IHAVEOPT = b"NBDMAGIC", b"IHAVEOPT"
-_OPTION_REPLY = 0x3E889045565A9
 _REQUEST, _SIMPLE, _STRUCTURED = 0x25609513, 0x67446698, 0x668E33EF
-_FIXED_NEWSTYLE, _NO_ZEROES = 1, 2
-
-_OPT_GO, _OPT_STRUCTURED_REPLY, _OPT_SET_META_CONTEXT = 7, 8, 10
-_REP_ACK, _REP_INFO, _REP_META_CONTEXT, _REP_ERROR = 1, 3, 4, 1 << 31
-_INFO_EXPORT = 0
 
 _READ, _WRITE, _DISCONNECT, _FLUSH, _WRITE_ZEROES, _BLOCK_STATUS = 0, 1, 2, 3, 6, 7
 _FLAG_DONE = 1
 _NONE, _OFFSET_DATA, _OFFSET_HOLE, _STATUS_OF = 0, 1, 2, 5
 _CHUNK_ERROR, _CHUNK_ERROR_OFFSET = 0x8001, 0x8002
 
-_READ_ONLY = 2  # among the flags of an export
-
 _PIECE = 256 * KIB  # bytes that one read asks for
 _UNDER_WAY = 16  # requests without an answer at the most
 _LONGEST = (1 << 32) - 2 * MIB  # bytes that one question can be about: 32 bits
-_LARGEST_ANSWER = 32 * MIB  # of anything but data: 4 million extents
 
 
 class Status(NamedTuple):
@@ -97,18 +88,18 @@ class NbdClient:
         SourceError when the server goes away, BadAnswer when it is none.
         """
         self.name = name
-        self.size = 0
-        self.read_only = True
-        self.contexts: tuple[str, ...] = ()
-        self._ids: list[int] = []
-        self._socket = connection
+        self._wire = Wire(connection, name)
         # Of requests without an answer yet, by handle.
         self._pending: dict[int, range] = {}
         self._handle = 0
         self._alone = threading.Lock()
         self._error: BaseException | None = None
         connection.settimeout(patience)
-        self._agree(contexts)
+        agreed = agree(self._wire, contexts=contexts)
+        self.size = agreed.size
+        self.read_only = bool(agreed.flags & READ_ONLY)
+        self.contexts = tuple(name for name in contexts if name in agreed.contexts)
+        self._ids = [agreed.contexts[name] for name in self.contexts]
 
     # -- What can be asked
 
@@ -180,7 +171,7 @@ class NbdClient:
         """Say goodbye; never raises OSError."""
         with suppress(OSError, SourceError):
             self._ask(_DISCONNECT, 0, 0)
-        self._socket.close()
+        self._wire.socket.close()
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
@@ -195,47 +186,6 @@ class NbdClient:
                 self._error = error
                 raise
 
-    # -- The beginning
-
-    def _agree(self, contexts: Sequence[str]) -> None:
-        magic, style, flags = struct.unpack("!8s8sH", self._receive(18))
-        if (magic, style) != (_NBDMAGIC, _IHAVEOPT) or not flags & _FIXED_NEWSTYLE:
-            raise self._bad("what it says first is not NBD's")
-        self._send(struct.pack("!I", flags & (_FIXED_NEWSTYLE | _NO_ZEROES)))
-        if contexts:
-            self._option(_OPT_STRUCTURED_REPLY, b"")
-            queries = [struct.pack("!I", len(c)) + c.encode() for c in contexts]
-            data = struct.pack("!II", 0, len(contexts)) + b"".join(queries)
-            found = self._option(_OPT_SET_META_CONTEXT, data)
-            ids = {
-                raw[4:].decode(errors="replace"): self._words("!I", raw)[0]
-                for raw in found
-            }
-            self.contexts = tuple(name for name in contexts if name in ids)
-            self._ids = [ids[name] for name in self.contexts]
-        for info in self._option(_OPT_GO, struct.pack("!IH", 0, 0)):
-            if self._words("!H", info)[0] == _INFO_EXPORT:
-                _, self.size, flags = self._words("!HQH", info)
-                self.read_only = bool(flags & _READ_ONLY)
-
-    def _option(self, option: int, data: bytes) -> list[bytes]:
-        """Ask for an option; return what comes with the answers to it."""
-        self._send(_IHAVEOPT + struct.pack("!II", option, len(data)) + data)
-        found: list[bytes] = []
-        while True:
-            magic, about, kind, size = struct.unpack("!QIII", self._receive(20))
-            if (magic, about) != (_OPTION_REPLY, option) or size > _LARGEST_ANSWER:
-                raise self._bad(f"it answers option {option} with something else")
-            raw = self._receive(size)
-            if kind == _REP_ACK:
-                return found
-            if kind & _REP_ERROR:
-                raise self._bad(
-                    f"it refuses option {option}: {raw.decode(errors='replace')}"
-                )
-            if kind in (_REP_INFO, _REP_META_CONTEXT):
-                found.append(raw)
-
     # -- Requests and answers
 
     def _ask(
@@ -244,9 +194,9 @@ class NbdClient:
         """Send a request, and return the handle that its answer will have."""
         self._handle += 1
         head = (_REQUEST, 0, kind, self._handle, offset, size)
-        self._send(struct.pack("!IHHQQI", *head))
+        self._wire.send(struct.pack("!IHHQQI", *head))
         if data is not None:
-            self._send(data)
+            self._wire.send(data)
         return self._handle
 
     def _change(
@@ -266,20 +216,22 @@ class NbdClient:
 
     def _next(self, expected: Container[int]) -> _Reply:
         """Return the head of the next answer; raises when it is an error."""
-        (magic,) = struct.unpack("!I", self._receive(4))
+        (magic,) = struct.unpack("!I", self._wire.receive(4))
         if magic == _SIMPLE:
-            error, handle = struct.unpack("!IQ", self._receive(12))
+            error, handle = struct.unpack("!IQ", self._wire.receive(12))
             reply = _Reply(handle, True, _SIMPLE, 0, error)
         elif magic == _STRUCTURED:
-            flags, kind, handle, size = struct.unpack("!HHQI", self._receive(16))
+            flags, kind, handle, size = struct.unpack("!HHQI", self._wire.receive(16))
             reply = _Reply(handle, bool(flags & _FLAG_DONE), kind, size)
         else:
-            raise self._bad(f"an answer begins with {magic:#010x}")
+            raise self._wire.bad(f"an answer begins with {magic:#010x}")
         if reply.handle not in expected:
-            raise self._bad(f"it answers request {reply.handle}, which was not asked")
+            raise self._wire.bad(
+                f"it answers request {reply.handle}, which was not asked"
+            )
         if reply.kind in (_CHUNK_ERROR, _CHUNK_ERROR_OFFSET):
             raw = self._small(reply)
-            error, length = self._words("!IH", raw)
+            error, length = self._wire.words("!IH", raw)
             raise self._failed(error, raw[6 : 6 + length].decode(errors="replace"))
         if reply.error:
             raise self._failed(reply.error, "")
@@ -300,20 +252,20 @@ class NbdClient:
         start = pieces[reply.handle]
         end = min(start + _PIECE, len(buf))
         if reply.kind == _SIMPLE:
-            self._receive_into(buf[start:end])
+            self._wire.receive_into(buf[start:end])
             return
         if reply.kind == _NONE:
             return
         if reply.kind not in (_OFFSET_DATA, _OFFSET_HOLE) or reply.size < 8:
-            raise self._bad(f"a read is answered with a part of kind {reply.kind}")
-        at = struct.unpack("!Q", self._receive(8))[0] - offset
+            raise self._wire.bad(f"a read is answered with a part of kind {reply.kind}")
+        at = struct.unpack("!Q", self._wire.receive(8))[0] - offset
         size = reply.size - 8
         if reply.kind == _OFFSET_HOLE:
-            (size,) = struct.unpack("!I", self._receive(4))
+            (size,) = struct.unpack("!I", self._wire.receive(4))
         if not start <= at <= at + size <= end:
-            raise self._bad("it answers a read with bytes from somewhere else")
+            raise self._wire.bad("it answers a read with bytes from somewhere else")
         if reply.kind == _OFFSET_DATA:
-            self._receive_into(buf[at : at + size])
+            self._wire.receive_into(buf[at : at + size])
         else:
             buf[at : at + size] = bytes(size)
 
@@ -335,56 +287,13 @@ class NbdClient:
             or not all(runs)
             or any(not size for one in runs for size, _ in one)
         ):
-            raise self._bad(f"it does not say what is at offset {offset}")
+            raise self._wire.bad(f"it does not say what is at offset {offset}")
         return runs
 
     def _small(self, reply: _Reply) -> bytes:
-        if reply.size > _LARGEST_ANSWER:
-            raise self._bad(f"an answer has {reply.size} bytes")
-        return self._receive(reply.size)
-
-    # -- Bytes
-
-    def _words(self, form: str, raw: bytes) -> tuple[int, ...]:
-        """Return the numbers at the beginning of raw."""
-        if len(raw) < struct.calcsize(form):
-            raise self._bad(f"an answer has only {len(raw)} bytes")
-        return struct.unpack_from(form, raw)
-
-    def _send(self, data: bytes | memoryview) -> None:
-        try:
-            self._socket.sendall(data)
-        except TimeoutError as error:
-            raise self._late() from error
-        except OSError as error:
-            raise self._gone() from error
-
-    def _receive(self, size: int) -> bytes:
-        data = bytearray(size)
-        self._receive_into(memoryview(data))
-        return bytes(data)
-
-    def _receive_into(self, buf: memoryview) -> None:
-        while buf:
-            try:
-                got = self._socket.recv_into(buf)
-            except TimeoutError as error:
-                raise self._late() from error
-            except OSError as error:
-                raise self._gone() from error
-            if not got:
-                raise self._gone()
-            buf = buf[got:]
-
-    def _bad(self, what: str) -> BadAnswer:
-        return BadAnswer(f"{self.name}: the NBD server is odd: {what}")
-
-    def _gone(self) -> SourceError:
-        return SourceError(f"{self.name}: the NBD server went away")
-
-    def _late(self) -> TimedOut:
-        seconds = self._socket.gettimeout()
-        return TimedOut(f"{self.name}: no answer from the NBD server in {seconds:g} s")
+        if reply.size > LARGEST_ANSWER:
+            raise self._wire.bad(f"an answer has {reply.size} bytes")
+        return self._wire.receive(reply.size)
 
     def _failed(self, number: int, text: str) -> SourceError:
         detail = f": {text}" if text else ""

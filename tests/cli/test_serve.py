@@ -235,6 +235,29 @@ def test_upper_is_made_and_written_to(obd: Obd, image: Image, tmp_path: Path) ->
     obd("serve", "-w", config, "--", "nbdinfo", "--is", "readonly", "$uri", code=2)
 
 
+def test_a_folder_with_an_upper(obd: Obd, image: Image, tmp_path: Path) -> None:
+    obd("create", image.config, tmp_path / "machine")
+    size = ["--", "nbdinfo", "--size", "$uri"]
+    assert obd("serve", tmp_path / "machine", *size).text == f"{len(image.disk)}\n"
+
+
+def test_nbdkit_that_ends_after_it_has_said_its_pid(
+    obd: Obd, image: Image, tmp_path: Path
+) -> None:
+    fake = tmp_path / "nbdkit"
+    fake.write_text(f"""#!/bin/sh
+case "$*" in *--pidfile*) ;; *) exec {tool("nbdkit")} "$@" ;; esac
+while [ "$1" != --pidfile ]; do shift; done
+echo $$ >"$2"
+exit 1
+""")
+    fake.chmod(0o755)
+    words = [image.config, "--", "echo", "it runs"]
+    ran = obd("serve", *words, code=1, env={"NBDKIT": str(fake)})
+    assert "ended with code 1 before it was ready" in ran.err
+    assert "it runs" not in ran.text
+
+
 def test_control_socket(obd: Obd, image: Image, tmp_path: Path) -> None:
     upper, control = tmp_path / "upper", tmp_path / "control"
     words = ("--upper", upper, "--control", control)

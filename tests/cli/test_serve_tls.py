@@ -49,6 +49,15 @@ def psk(tmp_path: Path) -> Path:
     return path
 
 
+ENGINES = [
+    [],
+    pytest.param(
+        ["--engine", "qemu-storage-daemon"], marks=requires("qemu-storage-daemon")
+    ),
+]
+engines = pytest.mark.parametrize("engine", ENGINES, ids=["nbdkit", "qemu"])
+
+
 def served(image: stacks.Image, *words: str | Path, code: int = 0) -> str:
     ran = run_obd("serve", *words, image.config, "--", "sh", "-c", SIZE, code=code)
     return ran.text + ran.err
@@ -57,30 +66,39 @@ def served(image: stacks.Image, *words: str | Path, code: int = 0) -> str:
 SIZE = 'echo "$uri"; nbdinfo --size "$uri"'
 
 
-def test_keys(image: stacks.Image, psk: Path, tmp_path: Path) -> None:
-    said = served(image, "--socket", tmp_path / "s", "--tls-psk", psk)
+@engines
+def test_keys(
+    image: stacks.Image, psk: Path, tmp_path: Path, engine: list[str]
+) -> None:
+    said = served(image, *engine, "--socket", tmp_path / "s", "--tls-psk", psk)
     assert said.startswith("nbds+unix://root@/?tls-psk-file=")
     assert said.endswith(f"{stacks.SIZE}\n")
 
 
+@engines
 @requires("openssl")
-def test_certificates(image: stacks.Image, certificates: Path) -> None:
+def test_certificates(
+    image: stacks.Image, certificates: Path, engine: list[str]
+) -> None:
     port = free_port()
-    words = ["--port", str(port), "--tls-certificates", certificates]
+    words = [*engine, "--port", str(port), "--tls-certificates", certificates]
     said = served(image, *words)
     assert said.startswith(f"nbds://127.0.0.1:{port}/?tls-certificates=")
     assert said.endswith(f"{stacks.SIZE}\n")
 
 
+@engines
 def test_who_has_no_keys_gets_nothing(
-    image: stacks.Image, psk: Path, tmp_path: Path
+    image: stacks.Image, psk: Path, tmp_path: Path, engine: list[str]
 ) -> None:
     plain = f'nbdinfo --size "nbd+unix:///?socket={tmp_path}/s" && echo GOT-IT'
-    words = ["--socket", tmp_path / "s", "--tls-psk", psk, image.config]
+    words = [*engine, "--socket", tmp_path / "s", "--tls-psk", psk, image.config]
     ran = run_obd("serve", *words, "--", "sh", "-c", plain, code=None)
     assert ran.code != 0
     assert "GOT-IT" not in ran.text
 
+
+ON_TOP = ["--engine", "qemu-storage-daemon"]
 
 BAD = {
     "leaves the host": (["--port", "1", "--bind", "0.0.0.0"], "anybody could read"),
@@ -89,7 +107,8 @@ BAD = {
     "verify": (["--tls-verify-peer"], "goes with --tls-certificates"),
     "native": (["--engine", "native", "--tls-psk", "PSK"], "goes with nbdkit"),
     "as": (["--as", "fuse"], "goes with --engine"),
-    "no place": (["--engine", "qemu-storage-daemon"], "needs --socket"),
+    "no place": ([*ON_TOP, "--as", "vhost-user-blk"], "needs --socket"),
+    "no NBD": ([*ON_TOP, "--as", "fuse", "--socket", "s", "--tls-psk", "PSK"], "NBD"),
 }
 
 
@@ -106,15 +125,14 @@ def test_without_tls_on_purpose(image: stacks.Image) -> None:
     assert served(image, *words).endswith(f"{stacks.SIZE}\n")
 
 
-ON_TOP = ["--engine", "qemu-storage-daemon"]
-
-
 @requires("qemu-storage-daemon")
 def test_nbd_by_the_storage_daemon(image: stacks.Image, tmp_path: Path) -> None:
     words = [*ON_TOP, "--socket", tmp_path / "s", "--name", "x"]
     flat = tmp_path / "flat"
     copy = f'nbdcopy "$uri" {flat}'
-    run_obd("serve", *words, image.config, "--", "sh", "-c", copy)
+    # There need not be an nbdkit.
+    env = {"NBDKIT": "/no/such"}
+    run_obd("serve", *words, image.config, "--", "sh", "-c", copy, env=env)
     assert flat.read_bytes() == image.disk
     assert not (tmp_path / "s").exists()
 

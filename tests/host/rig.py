@@ -13,13 +13,14 @@ import os
 import select
 import signal
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from tests.running import PATIENCE, Ran, run_obd
-from tests.tools import tool
+from tests.tools import environment, let_everybody_in, tool
 
 MIB = 1 << 20
 
@@ -124,6 +125,37 @@ def is_sound(image: Path, kind: str, folder: Path) -> bool:
         [tool(words[0]), *words[1:], flat(image, folder)], stdout=-3, stderr=-3
     )
     return done.returncode == 0
+
+
+# As udev has it, which need not run here: everybody may use FUSE.
+_FOR_ALL = """
+mknod -m 666 "$1" c 10 229
+mount --bind "$1" /dev/fuse
+shift
+exec "$@"
+"""
+
+ROOT_OF_HIS_OWN = ["unshare", "--user", "--map-root-user", "--mount"]
+
+
+@contextmanager
+def home_of_nobody(image: Path) -> Iterator[tuple[Path, list[str], dict[str, str]]]:
+    """Yield a folder of a user who may nothing, with image.obd and a folder there.
+
+    Also words before a command of his, and its environment. pytest's own folders
+    are for root, and any other run may make them so again.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        place = Path(folder, "home")
+        (place / "there").mkdir(parents=True)
+        (place / "image.obd").write_bytes(image.read_bytes())
+        subprocess.run(["chown", "-R", "65534:65534", place], check=True)
+        words = [*let_everybody_in(), "unshare", "--mount", "sh", "-euc", _FOR_ALL]
+        words += ["sh", f"{folder}/fuse", "setpriv", "--reuid=65534"]
+        words += ["--regid=65534", "--clear-groups"]
+        own = {"OBD_RUN": f"{place}/run", "OBD_STATE": f"{place}/state"}
+        yield place, words, environment(PYTHON=tool("python3"), **own)
 
 
 def facts_of(record: Path) -> Any:

@@ -5,8 +5,11 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from random import Random
 
@@ -147,6 +150,58 @@ def test_a_mounted_device_stays(host: Host, image: Path) -> None:
     finally:
         holder.communicate(b"\n")
     host.obd("detach", found["name"])
+
+
+# A mount namespace that is made meanwhile, as by a container, has copies of all
+# mounts, and so of the file that FUSE shows: that is not for us to wait for.
+@requires("unshare")
+@pytest.mark.parametrize("writing", [False, True])
+def test_another_mount_namespace_does_not_hold_a_device(
+    host: Host, image: Path, writing: bool
+) -> None:
+    words = ["--upper", host.folder / "own"] if writing else []
+    found = host.attach("--via", "loop", *words, image)
+    with held_mounts():
+        host.obd("detach", found["name"])
+        assert not any(map(is_running, found["bridge-pids"]))
+    assert host.ps() == []
+
+
+@contextmanager
+def held_mounts() -> Iterator[int]:
+    """Keep copies of all mounts for the block; yield by which process."""
+    words = [tool("unshare"), "--mount", "sh", "-c", "echo; read -r _"]
+    with subprocess.Popen(words, stdin=-1, stdout=-1) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        yield holder.pid
+        holder.communicate(b"\n")
+
+
+@requires("unshare")
+def test_who_has_it_mounted_elsewhere_is_named(
+    host: Host, image: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / "target"
+    target.mkdir()
+    host.obd("mount", "--name", "one", image, target)
+    with held_mounts() as pid:
+        said = host.obd("umount", target, code=2).err
+        assert f"is mounted by process {pid} " in said
+        assert not os.path.ismount(target)
+    host.obd("detach", "one")
+
+
+def test_a_server_with_a_client_stays(host: Host, image: Path) -> None:
+    found = host.attach("--via", "socket", "--upper", host.folder / "own", image)
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(found["socket"])
+        client.recv(18)
+        ran = host.obd("detach", found["name"], code=2)
+        assert "1 client is connected" in ran.err
+        assert is_running(found["server-pid"])
+    host.obd("detach", found["name"])
+    assert not is_running(found["server-pid"])
 
 
 def test_a_damaged_image_has_its_own_exit_code(host: Host, image: Path) -> None:

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import os
 import subprocess
-import tempfile
 from pathlib import Path
 
 import pytest
 
 from tests.host import rig
 from tests.host.rig import Host
-from tests.tools import environment, let_everybody_in, requires, tool
+from tests.tools import requires
 
 pytestmark = requires(
     *("nbdkit", "nbdkit-python", "qemu-storage-daemon", "fuse", "loop", "root"),
@@ -145,24 +144,6 @@ def test_two_mounts_of_one_xfs(host: Host, images: Path, target: Path) -> None:
 
 # -- Without root
 
-ROOT_OF_HIS_OWN = ["unshare", "--user", "--map-root-user", "--mount"]
-
-
-@requires("fuse2fs", "unshare", "setpriv", "fusermount3")
-@pytest.mark.parametrize("namespace", [[], ROOT_OF_HIS_OWN], ids=["plain", "user"])
-def test_nobody_mounts_ext4(images: Path, namespace: list[str]) -> None:
-    # pytest's own folders are for root, and any other run may make them so again.
-    with tempfile.TemporaryDirectory() as folder:
-        nobody(Path(folder), rig.layer(images, "ext4"), namespace)
-
-
-FOR_ALL = """
-mknod -m 666 "$1" c 10 229
-mount --bind "$1" /dev/fuse
-shift
-exec "$@"
-"""
-
 SCRIPT = """
 cd "$1"
 run() { "$PYTHON" -c 'from obdengine.cli.main import main; main()' "$@"; }
@@ -176,24 +157,15 @@ run ps
 """
 
 
-def nobody(folder: Path, image: Path, namespace: list[str]) -> None:
-    """Write to an image as a user who may nothing."""
-    place = folder / "home"
-    folder.chmod(0o755)
-    (place / "there").mkdir(parents=True)
-    (place / "image.obd").write_bytes(image.read_bytes())
-    subprocess.run(["chown", "-R", "65534:65534", place], check=True)
-    # As udev has it, which need not run here: everybody may use FUSE.
-    words = [*let_everybody_in(), "unshare", "--mount", "sh", "-euc", FOR_ALL, "sh"]
-    words += [str(folder / "fuse")]
-    words += ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
-    words += namespace
-    more = {"OBD_RUN": f"{place}/run", "OBD_STATE": f"{place}/state"}
-    done = subprocess.run(
-        [*words, "sh", "-euc", SCRIPT, "sh", str(place)],
-        env=environment(PYTHON=tool("python3"), **more),
-        capture_output=True,
-        text=True,
-    )
+@requires("fuse2fs", "unshare", "setpriv", "fusermount3")
+@pytest.mark.parametrize("namespace", [[], rig.ROOT_OF_HIS_OWN], ids=["plain", "user"])
+def test_nobody_mounts_ext4(images: Path, namespace: list[str]) -> None:
+    with rig.home_of_nobody(rig.layer(images, "ext4")) as (place, words, own):
+        done = subprocess.run(
+            [*words, *namespace, "sh", "-euc", SCRIPT, "sh", str(place)],
+            env=own,
+            capture_output=True,
+            text=True,
+        )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-2] == "of this test"

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.nbd import programs
-from tests.running import Export, ServerFailed
+from tests.running import PATIENCE, Export, ServerFailed
 from tests.stacks import Image, block_offset
 from tests.tools import PLUGIN, environment, requires, tool
 
@@ -44,6 +44,7 @@ def refusal(served: Served, *keys: str) -> str:
         (["config=a", "max-size=1G"], "are for writing"),
         (["config=a", "upper=b", "garbage=much"], "'much' is not a size"),
         (["config=a", "readonly=maybe"], "readonly=maybe"),
+        (["config=a", "try=maybe"], "try=maybe"),
         (["config=docker://host/image:tag"], "full name of a host"),
         (["config=/no/such/file"], "/no/such/file"),
         (["dir=/no/such/folder"], "/no/such/folder"),
@@ -51,6 +52,14 @@ def refusal(served: Served, *keys: str) -> str:
 )
 def test_keys(served: Served, keys: list[str], said: str) -> None:
     assert said in refusal(served, *keys)
+
+
+def test_who_need_not_try_finds_it_later(served: Served, tmp_path: Path) -> None:
+    path = tmp_path / "layer.obd"
+    path.write_bytes(bytes(10_000))
+    export = served(f"config={path}", "try=false")
+    assert export.process.wait(PATIENCE) == 1
+    assert str(path) in export.log()
 
 
 def test_damaged_header_is_found_at_the_start(served: Served, tmp_path: Path) -> None:

@@ -114,3 +114,35 @@ def test_its_exit_code_is_the_programs(
     host.obd("mount", systems / "ext4.json", target)
     words = [ROOT / "images" / "run.sh", target, "runc", "/bin/sh", "-c", "exit 7"]
     assert subprocess.run(words, env=environment()).returncode == 7
+
+
+# -- Without root
+
+ROOTLESS = """
+cd "$1"
+obd() { "$PYTHON" -c 'from obdengine.cli.main import main; main()' "$@"; }
+obd mount --upper own image.obd there
+busybox mkdir there/bin there/proc there/dev
+busybox cp "$2" there/bin/busybox
+busybox cp "$2" there/bin/sh
+"$3" there "$4" /bin/sh -ec 'busybox id -u; echo "of the container" >/file'
+obd umount there
+obd mount own there
+busybox cat there/file
+obd umount there
+"""
+
+
+@requires("fuse2fs", "setpriv", "fusermount3")
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_nobody_runs_a_container(images: Path, runtime: str) -> None:
+    more = [tool("busybox"), str(ROOT / "images" / "run.sh"), tool(runtime)]
+    with rig.home_of_nobody(rig.layer(images, "ext4")) as (place, words, own):
+        done = subprocess.run(
+            [*words, *rig.ROOT_OF_HIS_OWN, "sh", "-euc", ROOTLESS, "sh", place, *more],
+            env=own,
+            capture_output=True,
+            text=True,
+        )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[1::2] == ["0", "of the container"], done.stdout
