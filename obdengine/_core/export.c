@@ -22,7 +22,7 @@
  * client has work meanwhile.  16 KiB: with 32 reads of 4 KiB in flight a tenth
  * more a second than at 64 KiB, on one connection or four (fio, 2026-11-22).
  */
-#define SEND_AT ((size_t)16 << 10)
+#define SEND_AT ((size_t)64 << 10)
 
 /* A buffer that a thread keeps for its next request. */
 #define KEPT_BUFFER ((size_t)2 << 20)
