@@ -27,7 +27,7 @@ struct obd_gather {
 };
 
 /* Less is not told apart as zeros: a chunk costs as much as its copy. */
-#define OBD_ZEROS_LEAST (UINT64_C(4) << 10)
+#define OBD_ZEROS_LEAST (UINT64_C(16) << 10)
 
 /* Take what comes at offset as far as it is of one kind, at most size bytes.
  * g->size is 0 when that is bytes and there is no room for them.  Fails as
