@@ -30,6 +30,7 @@ nbdkit_filter = Extension(
             "native",
             "port",
             "device",
+            "gather",
             "blob",
             "presence",
             "spans",

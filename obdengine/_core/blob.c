@@ -11,6 +11,7 @@
 #include "chunks.h"
 #include "file.h"
 #include "inflated.h"
+#include "window.h"
 #include "zblock.h"
 
 struct obd_blob {
@@ -22,6 +23,7 @@ struct obd_blob {
     const struct obd_blob *meta;        /* NULL unless it is two in one, */
     const struct obd_blob *target;      /* and then there is nothing else */
     struct obd_presence presence;
+    struct obd_window window;
     int fd;
 };
 
@@ -101,6 +103,7 @@ obd_blob_free(struct obd_blob *b)
     obd_spans_free(b->spans);
     obd_jump_free(b->jump);
     obd_presence_end(&b->presence);
+    obd_window_end(&b->window, b->offset + b->size);
     free(b);
 }
 
@@ -542,4 +545,18 @@ obd_blob_step(const struct obd_blob *b, uint64_t offset)
         return b->spans->span[obd_spans_find(b->spans, offset) + 1].out
                - offset;
     return obd_min(step - (offset & (step - 1)), b->size - offset);
+}
+
+const uint8_t *
+obd_blob_window(const struct obd_blob *b, uint64_t offset, uint64_t *size)
+{
+    uint64_t end;
+
+    b = side(b, &offset);
+    if (!obd_blob_is_plain(b) || b->presence.here != NULL
+        || !obd_add(offset, *size, &end) || end > b->size)
+        return NULL;
+    /* What is mapped is no part of what the blob is. */
+    return obd_window_find((struct obd_window *)&b->window, b->fd,
+                           b->offset + b->size, b->offset + offset, size);
 }

@@ -82,6 +82,13 @@ extern int obd_blob_pread(const struct obd_blob *b, uint64_t offset,
                           uint8_t *buf, size_t size, struct obd_fault *fault)
     OBD_NONNULL(1, 5) OBD_MUST_USE;
 
+/* As obd_window_find, of the stream; NULL also when it is not stored so, or is
+ * not all here.
+ */
+extern const uint8_t *obd_blob_window(const struct obd_blob *b,
+                                      uint64_t offset, uint64_t *size)
+    OBD_NONNULL(1, 3) OBD_MUST_USE;
+
 /* Read, verify and inflate count blocks or spans from first and drop the result.  On
  * failure fault->block says which block, fault->at where it is stored.
  */

@@ -392,6 +392,20 @@ obd_device_wants_compaction(const struct obd_device *d)
     return d->upper && obd_upper_wants_compaction(d->upper);
 }
 
+const uint8_t *
+obd_device_window(const struct obd_device *d, uint64_t offset, uint64_t *size)
+{
+    struct cursor c;
+
+    begin(&c, d, offset, *size);
+    struct part p = peek(&c);
+
+    *size = p.size;
+    if (!stored(&p) || p.upper)
+        return NULL;
+    return obd_blob_window(d->blobs[obd_tag(p.segment)], p.stream, size);
+}
+
 /* ---- Extents ---- */
 
 /* Presence can change within a part, block by block: the first stretch. */

@@ -64,6 +64,13 @@ extern int obd_device_flush(struct obd_device *d, struct obd_fault *fault)
 extern bool obd_device_wants_compaction(const struct obd_device *d)
     OBD_NONNULL(1);
 
+/* As obd_window_find, of the disk from offset on; *size > 0, within it.  Also
+ * NULL where a layer does not have it just so.
+ */
+extern const uint8_t *obd_device_window(const struct obd_device *d,
+                                        uint64_t offset, uint64_t *size)
+    OBD_NONNULL(1, 3) OBD_MUST_USE;
+
 enum obd_extent_flags {
     OBD_EXTENT_ZERO = 1,        /* reads as zeros */
     OBD_EXTENT_DATA = 2,        /* bytes are stored for it */

@@ -10,8 +10,10 @@
 #include "export.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <sys/socket.h>
+#include <time.h>
 
 #include "export_parts.h"
 #include "file.h"
@@ -20,10 +22,19 @@
  * client has work meanwhile.  16 KiB: with 32 reads of 4 KiB in flight a tenth
  * more a second than at 64 KiB, on one connection or four (fio, 2026-11-22).
  */
-#define SEND_AT ((size_t)16 << 10)
+#define SEND_AT ((size_t)64 << 10)
 
 /* A buffer that a thread keeps for its next request. */
 #define KEPT_BUFFER ((size_t)2 << 20)
+
+/* A client that has its answer mostly asks again soon: a thread that looks for
+ * it without sleeping is not woken then, which takes longer than most requests
+ * do.  What comes later than this is not looked for until one is sooner.
+ */
+#define PATIENCE_NS 50000
+
+/* What is inflated before it is sent: it stays in a second-level cache. */
+#define PIECE ((size_t)256 << 10)
 
 /* How reading requests went on. */
 enum progress {
@@ -41,10 +52,11 @@ obd_export_new(const struct obd_export_setup *setup)
     if (x == NULL)
         return NULL;
     x->in = malloc(OBD_IN_SIZE);
-    x->out = malloc(OBD_OUT_SIZE);
-    if (x->in == NULL || x->out == NULL) {
+    x->out.buf = malloc(OBD_OUT_SIZE);
+    x->out.capacity = OBD_OUT_SIZE;
+    if (x->in == NULL || x->out.buf == NULL) {
         free(x->in);
-        free(x->out);
+        free(x->out.buf);
         free(x);
         return NULL;
     }
@@ -69,36 +81,42 @@ obd_export_free(struct obd_export *x)
     pthread_cond_destroy(&x->room_made);
     obd_port_drop(x->setup.port);
     free(x->in);
-    free(x->out);
+    free(x->out.buf);
     free(x);
 }
 
 /* ---- The socket ---- */
 
 /* End the connection, so that whoever is in the socket comes out of it. */
-static void
-break_off(struct obd_export *x)
+void
+obd_export_break_off(struct obd_export *x)
 {
     atomic_store(&x->over, true);
     (void)shutdown(x->setup.fd, SHUT_RDWR);
 }
 
 void
-obd_export_send(struct obd_export *x, const uint8_t *buf, size_t size)
+obd_export_send_held(struct obd_export *x, const uint8_t *buf, size_t size)
 {
-    pthread_mutex_lock(&x->sending);
     while (size > 0) {
         ssize_t r = send(x->setup.fd, buf, size, MSG_NOSIGNAL);
 
         if (r < 0 && errno == EINTR)
             continue;
         if (r <= 0) {
-            break_off(x);
+            obd_export_break_off(x);
             break;
         }
         buf += r;
         size -= (size_t)r;
     }
+}
+
+void
+obd_export_send(struct obd_export *x, const uint8_t *buf, size_t size)
+{
+    pthread_mutex_lock(&x->sending);
+    obd_export_send_held(x, buf, size);
     pthread_mutex_unlock(&x->sending);
 }
 
@@ -114,21 +132,53 @@ receive(struct obd_export *x, uint8_t *buf, size_t size)
     return r > 0 ? (size_t)r : 0;
 }
 
-static void
-send_replies(struct obd_export *x)
+static uint64_t
+nanoseconds(void)
 {
-    if (x->out_size > 0)
-        obd_export_send(x, x->out, x->out_size);
-    x->out_size = 0;
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
 }
 
-/* Room for a reply of at most size bytes behind those that wait. */
-static uint8_t *
-out_room(struct obd_export *x, size_t size)
+/* The same, but look whether it comes at once before going to sleep. */
+static size_t
+receive_soon(struct obd_export *x, uint8_t *buf, size_t size)
 {
-    if (x->out_size >= SEND_AT || OBD_OUT_SIZE - x->out_size < size)
-        send_replies(x);
-    return x->out + x->out_size;
+    uint64_t began = nanoseconds(), now = began;
+
+    while (x->patience > 0) {
+        ssize_t r = recv(x->setup.fd, buf, size, MSG_DONTWAIT);
+
+        if (r >= 0)
+            return (size_t)r;
+        if (errno != EAGAIN && errno != EINTR)
+            return 0;
+        now = nanoseconds();
+        if (now - began >= x->patience)
+            break;
+        sched_yield();
+    }
+    size_t n = receive(x, buf, size);
+
+    x->patience = nanoseconds() - began < PATIENCE_NS ? PATIENCE_NS : 0;
+    return n;
+}
+
+void
+obd_outbox_send(struct obd_export *x, struct obd_outbox *box)
+{
+    if (box->size > 0)
+        obd_export_send(x, box->buf, box->size);
+    box->size = 0;
+}
+
+uint8_t *
+obd_outbox_room(struct obd_export *x, struct obd_outbox *box, size_t size)
+{
+    if (box->size >= SEND_AT || box->capacity - box->size < size)
+        obd_outbox_send(x, box);
+    return box->buf + box->size;
 }
 
 /* More of what the client says, behind what is less than a quick request:
@@ -139,7 +189,7 @@ receive_more(struct obd_export *x)
 {
     size_t left = x->in_end - x->in_start;
 
-    send_replies(x);
+    obd_outbox_send(x, &x->out);
     if (left == 0) {
         x->in_start = x->in_end = 0;
     } else if (OBD_IN_SIZE - x->in_start < OBD_QUICK + NBD_REQUEST_SIZE) {
@@ -147,7 +197,7 @@ receive_more(struct obd_export *x)
         x->in_start = 0;
         x->in_end = left;
     }
-    size_t n = receive(x, x->in + x->in_end, OBD_IN_SIZE - x->in_end);
+    size_t n = receive_soon(x, x->in + x->in_end, OBD_IN_SIZE - x->in_end);
 
     x->in_end += n;
     return n > 0;
@@ -192,7 +242,7 @@ finish(struct obd_export *x, struct obd_call *call)
     if (call->capacity > KEPT_BUFFER)
         obd_call_clear(call);
     call->data = NULL;
-    call->is_waiting = call->is_written = 0;
+    call->is_waiting = call->is_written = call->is_broken = 0;
 }
 
 void
@@ -208,9 +258,20 @@ obd_call_clear(struct obd_call *call)
 static void
 refuse(struct obd_export *x, const struct obd_call *call, uint32_t error)
 {
-    uint8_t *at = out_room(x, OBD_REPLY_MAX);
+    uint8_t *at = obd_outbox_room(x, &x->out, OBD_REPLY_MAX);
 
-    x->out_size += obd_reply_error(x, at, call, error, NULL);
+    x->out.size += obd_reply_error(x, at, call, error, NULL);
+}
+
+static enum progress
+pieces_quickly(struct obd_export *x, struct obd_call *call)
+{
+    size_t most = call->size <= OBD_QUICK ? call->size : 0;
+
+    obd_file_wait(false);
+    bool done = obd_read_in_pieces(x, call, &x->out, most);
+    obd_file_wait(true);
+    return done ? DONE : LONG;
 }
 
 /* A read into the replies that wait, unless something must be waited for. */
@@ -219,10 +280,12 @@ read_quickly(struct obd_export *x, struct obd_call *call)
 {
     struct obd_fault fault;
 
+    if (obd_read_splits(x, call))
+        return pieces_quickly(x, call);
     if (call->size > OBD_QUICK)
         return LONG;
     size_t head = obd_reply_read_size(x);
-    uint8_t *at = out_room(x, head + call->size);
+    uint8_t *at = obd_outbox_room(x, &x->out, head + call->size);
 
     obd_file_wait(false);
     int status = obd_port_read(x->setup.port, call->offset, at + head,
@@ -231,7 +294,7 @@ read_quickly(struct obd_export *x, struct obd_call *call)
     if (status != OBD_OK)
         return LONG;
     obd_reply_read(x, at, call);
-    x->out_size += head + call->size;
+    x->out.size += head + call->size;
     return DONE;
 }
 
@@ -241,7 +304,7 @@ take_payload(struct obd_export *x, struct obd_call *call)
 {
     size_t have = x->in_end - x->in_start, size = call->size;
 
-    send_replies(x);
+    obd_outbox_send(x, &x->out);
     if (!take_room(x, call))
         return OVER;
     call->data = call->buf + OBD_HEAD;
@@ -286,16 +349,16 @@ write_quickly(struct obd_export *x, struct obd_call *call, uint32_t error)
     else if (call->flags & NBD_CMD_FLAG_FUA)
         call->is_written = 1;
     else
-        x->out_size += obd_reply_simple(out_room(x, OBD_REPLY_MAX), call, 0);
+        x->out.size += obd_reply_simple(obd_outbox_room(x, &x->out, OBD_REPLY_MAX), call, 0);
     return call->is_written ? LONG : DONE;
 }
 
 static enum progress
 status_quickly(struct obd_export *x, struct obd_call *call)
 {
-    size_t size = obd_reply_status(x, out_room(x, OBD_STATUS_MAX), call);
+    size_t size = obd_reply_status(x, obd_outbox_room(x, &x->out, OBD_STATUS_MAX), call);
 
-    x->out_size += size;
+    x->out.size += size;
     return size > 0 ? DONE : LONG;
 }
 
@@ -308,7 +371,7 @@ parse(const uint8_t *p, struct obd_call *call)
     call->offset = obd_get64(p + 16);
     call->size = obd_get32(p + 24);
     call->data = NULL;
-    call->is_written = 0;
+    call->is_written = call->is_broken = 0;
 }
 
 /* The next request, as far as it is here. */
@@ -357,7 +420,7 @@ read_requests(struct obd_export *x, struct obd_call *call)
         if (p == MORE && !receive_more(x))
             p = OVER;
     }
-    send_replies(x);
+    obd_outbox_send(x, &x->out);
     if (p == OVER)
         atomic_store(&x->over, true);
     bool over = atomic_load(&x->over);
@@ -371,11 +434,25 @@ read_requests(struct obd_export *x, struct obd_call *call)
 /* ---- What takes long ---- */
 
 static bool
+pieces_at_leisure(struct obd_export *x, struct obd_call *call)
+{
+    if (!grow_buffer(call, OBD_OUT_SIZE))
+        return false;
+    struct obd_outbox box = { .buf = call->buf, .capacity = OBD_OUT_SIZE };
+    bool done = obd_read_in_pieces(x, call, &box, PIECE);
+
+    obd_outbox_send(x, &box);
+    return done;
+}
+
+static bool
 read_at_leisure(struct obd_export *x, struct obd_call *call)
 {
     size_t head = obd_reply_read_size(x);
     struct obd_fault fault;
 
+    if (obd_read_splits(x, call))
+        return pieces_at_leisure(x, call);
     if (!take_room(x, call)
         || obd_port_read(x->setup.port, call->offset, call->buf + OBD_HEAD,
                          call->size, &fault) != OBD_OK)
@@ -405,7 +482,7 @@ change_at_leisure(struct obd_export *x, struct obd_call *call)
 static bool
 do_natively(struct obd_export *x, struct obd_call *call)
 {
-    if (call->type == NBD_CMD_BLOCK_STATUS)
+    if (call->type == NBD_CMD_BLOCK_STATUS || call->is_broken)
         return false;
     return call->type == NBD_CMD_READ ? read_at_leisure(x, call)
                                       : change_at_leisure(x, call);
@@ -435,6 +512,8 @@ obd_export_answer(struct obd_export *x, struct obd_call *call, uint32_t error,
     uint8_t reply[OBD_REPLY_MAX];
     size_t head = obd_reply_read_size(x);
 
+    if (call->is_broken && !error)
+        error = NBD_EIO;
     if (error || data == NULL) {
         obd_export_send(x, reply, obd_reply_error(x, reply, call, error,
                                                   message));
@@ -443,7 +522,7 @@ obd_export_answer(struct obd_export *x, struct obd_call *call, uint32_t error,
         obd_reply_read(x, call->buf + OBD_HEAD - head, call);
         obd_export_send(x, call->buf + OBD_HEAD - head, head + call->size);
     } else {
-        break_off(x);
+        obd_export_break_off(x);
     }
     finish(x, call);
 }

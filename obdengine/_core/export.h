@@ -53,6 +53,7 @@ struct obd_call {
     uint16_t flags;
     int is_waiting;             /* it was met, and not begun */
     int is_written;             /* only the flush of FUA is left of it */
+    int is_broken;              /* what was sent of a read is not the disk */
     uint32_t room;              /* taken of the connection's */
     uint8_t *buf;
     size_t capacity;

@@ -21,17 +21,24 @@
 /* Room for the header before what a read brings. */
 #define OBD_HEAD 64
 
+/* Replies that wait to be sent; one thread's at a time. */
+struct obd_outbox {
+    uint8_t *buf;
+    size_t capacity;
+    size_t size;
+};
+
 struct obd_export {
     struct obd_export_setup setup;
     _Atomic bool over;
     _Atomic unsigned waiting;   /* threads that would read */
 
     pthread_mutex_t reading;    /* of who reads requests: */
+    uint64_t patience;          /* ns to look before sleeping */
     size_t in_start;
     size_t in_end;
-    size_t out_size;
     uint8_t *in;
-    uint8_t *out;
+    struct obd_outbox out;
 
     pthread_mutex_t sending;    /* one reply after the other */
 
@@ -44,6 +51,36 @@ struct obd_export {
 extern void obd_export_send(struct obd_export *x, const uint8_t *buf,
                             size_t size)
     OBD_NONNULL(1, 2);
+
+/* The same, by who holds `sending`. */
+extern void obd_export_send_held(struct obd_export *x, const uint8_t *buf,
+                                 size_t size)
+    OBD_NONNULL(1, 2);
+
+extern void obd_export_break_off(struct obd_export *x) OBD_NONNULL(1);
+
+/* Room for at most size bytes more behind those that wait, which may send
+ * them; the caller adds what it used to box->size.
+ */
+extern uint8_t *obd_outbox_room(struct obd_export *x, struct obd_outbox *box,
+                                size_t size)
+    OBD_NONNULL(1, 2);
+extern void obd_outbox_send(struct obd_export *x, struct obd_outbox *box)
+    OBD_NONNULL(1, 2);
+
+/* Whether the client takes a read's reply in pieces. */
+extern bool obd_read_splits(const struct obd_export *x,
+                            const struct obd_call *call)
+    OBD_NONNULL(1, 2);
+
+/* Answer a read piece by piece, through box, at most so many bytes of data at
+ * a time that are copied.  False when something must be waited for, or
+ * fails: then the rest, which is what *call says now, is still to be
+ * answered.
+ */
+extern bool obd_read_in_pieces(struct obd_export *x, struct obd_call *call,
+                               struct obd_outbox *box, size_t most)
+    OBD_NONNULL(1, 2, 3) OBD_MUST_USE;
 
 /* What is wrong with a request by itself: one of NBD's errors, or 0. */
 extern uint32_t obd_request_error(const struct obd_export *x,
@@ -64,6 +101,20 @@ extern size_t obd_reply_read_size(const struct obd_export *x) OBD_NONNULL(1);
 extern void obd_reply_read(const struct obd_export *x, uint8_t *at,
                            const struct obd_call *call)
     OBD_NONNULL(1, 2, 3);
+
+/* The chunks that a read may be answered by: data, before which this goes,
+ * zeros, and the end.
+ */
+#define OBD_DATA_HEAD ((size_t)NBD_CHUNK_SIZE + 8)
+#define OBD_HOLE_SIZE ((size_t)NBD_CHUNK_SIZE + 12)
+extern void obd_reply_data(uint8_t *at, const struct obd_call *call,
+                           size_t size, bool is_last)
+    OBD_NONNULL(1, 2);
+extern size_t obd_reply_hole(uint8_t *at, const struct obd_call *call,
+                             size_t size, bool is_last)
+    OBD_NONNULL(1, 2);
+extern void obd_reply_end(uint8_t *at, const struct obd_call *call)
+    OBD_NONNULL(1, 2);
 
 /* The most that a reply without data takes. */
 #define OBD_REPLY_MAX ((size_t)(NBD_CHUNK_SIZE + 6 + 1024))

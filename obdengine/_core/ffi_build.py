@@ -20,7 +20,9 @@ PARTS = (
     "crc32c",
     "device",
     "export",
+    "export_read",
     "file",
+    "gather",
     "gunzip",
     "indexer",
     "inflated",
@@ -42,10 +44,11 @@ PARTS = (
     "spans",
     "unzstd",
     "upper",
+    "window",
     "zblock",
 )
 # These have no header of their own.
-INNER = ("quota", "replay", "reply")
+INNER = ("export_read", "quota", "replay", "reply")
 SHOWN = tuple(part for part in PARTS if part not in INNER)
 # What the headers say of each other; a change in any rebuilds the module.
 HEADERS = ("bytes", "obd", "export_parts", "upper_parts", "wire", *SHOWN)

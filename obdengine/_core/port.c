@@ -208,6 +208,33 @@ obd_port_read(struct obd_port *p, uint64_t offset, uint8_t *buf, size_t size,
     return status;
 }
 
+int
+obd_port_gather(struct obd_port *p, uint64_t offset, uint64_t size,
+                struct obd_gather *g, struct obd_fault *fault)
+{
+    struct visit v = enter(p);
+    int status = OBD_LIKELY(v.device != NULL)
+                 ? obd_gather(v.device, offset, size, g, fault)
+                 : OBD_BAD_ARGUMENT;
+
+    g->visit = NULL;
+    if (status == OBD_OK && g->kind == OBD_GATHERED_WINDOWS)
+        g->visit = v.count;
+    else
+        leave(v);
+    return status;
+}
+
+void
+obd_port_let_go(struct obd_gather *g)
+{
+    struct visit v = { .count = g->visit };
+
+    g->visit = NULL;
+    if (v.count != NULL)
+        leave(v);
+}
+
 static struct visit
 enter_writing(struct obd_port *p)
 {

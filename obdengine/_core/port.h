@@ -15,6 +15,7 @@
 #define OBD_PORT_H
 
 #include "device.h"
+#include "gather.h"
 #include "obd.h"
 
 struct obd_port;
@@ -49,6 +50,15 @@ extern void obd_port_open(struct obd_port *p) OBD_NONNULL(1);
 extern int obd_port_read(struct obd_port *p, uint64_t offset, uint8_t *buf,
                          size_t size, struct obd_fault *fault)
     OBD_NONNULL(1, 5) OBD_MUST_USE;
+
+/* The same, but windows are good until obd_port_let_go, which must not have to
+ * wait for anybody: the device cannot be exchanged before.
+ */
+extern int obd_port_gather(struct obd_port *p, uint64_t offset, uint64_t size,
+                           struct obd_gather *g, struct obd_fault *fault)
+    OBD_NONNULL(1, 4, 5) OBD_MUST_USE;
+extern void obd_port_let_go(struct obd_gather *g) OBD_NONNULL(1);
+
 extern int obd_port_write(struct obd_port *p, uint64_t offset,
                           const uint8_t *buf, size_t size,
                           struct obd_fault *fault)

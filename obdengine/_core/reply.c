@@ -92,6 +92,15 @@ obd_reply_read_size(const struct obd_export *x)
 }
 
 void
+obd_reply_data(uint8_t *at, const struct obd_call *call, size_t size,
+               bool is_last)
+{
+    put_chunk(at, call, is_last ? NBD_REPLY_FLAG_DONE : 0,
+              NBD_REPLY_TYPE_OFFSET_DATA, 8 + size);
+    obd_put64(at + NBD_CHUNK_SIZE, call->offset);
+}
+
+void
 obd_reply_read(const struct obd_export *x, uint8_t *at,
                const struct obd_call *call)
 {
@@ -99,9 +108,24 @@ obd_reply_read(const struct obd_export *x, uint8_t *at,
         obd_reply_simple(at, call, 0);
         return;
     }
-    put_chunk(at, call, NBD_REPLY_FLAG_DONE, NBD_REPLY_TYPE_OFFSET_DATA,
-              8 + (size_t)call->size);
+    obd_reply_data(at, call, call->size, true);
+}
+
+size_t
+obd_reply_hole(uint8_t *at, const struct obd_call *call, size_t size,
+               bool is_last)
+{
+    put_chunk(at, call, is_last ? NBD_REPLY_FLAG_DONE : 0,
+              NBD_REPLY_TYPE_OFFSET_HOLE, 12);
     obd_put64(at + NBD_CHUNK_SIZE, call->offset);
+    obd_put32(at + NBD_CHUNK_SIZE + 8, (uint32_t)size);
+    return OBD_HOLE_SIZE;
+}
+
+void
+obd_reply_end(uint8_t *at, const struct obd_call *call)
+{
+    put_chunk(at, call, NBD_REPLY_FLAG_DONE, NBD_REPLY_TYPE_NONE, 0);
 }
 
 /* ---- Block status ---- */

@@ -3,13 +3,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from obdengine.device import Device
+from obdengine.nbd import Exports, Server, listen_at_socket
 from tests import running, stacks, tools
+
+Serve = Callable[..., str]
 
 # What serves, by module: nbdkit past Python, nbdkit, or the export of our own.
 WAYS = {
@@ -66,3 +71,25 @@ def served(
         return export
 
     return start
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Serve]:
+    """Return what serves a device in this process, and returns the socket's path."""
+    servers: list[Server] = []
+
+    def begin(device: Device, name: str = "") -> str:
+        path = tmp_path / f"socket{len(servers)}"
+        server = Server([listen_at_socket(path)], Exports(device, name))
+        servers.append(server)
+        server.start()
+        return str(path)
+
+    yield begin
+    for server in servers:
+        server.close(running.PATIENCE)
+    # A client's thread is forgotten just before it ends.
+    for thread in threading.enumerate():
+        if thread.name == "nbd":
+            thread.join(running.PATIENCE)
+            assert not thread.is_alive()

@@ -13,6 +13,10 @@ ERROR = 1 << 31
 EXPORT_NAME, ABORT, LIST, STARTTLS, INFO, GO, STRUCTURED = 1, 2, 3, 5, 6, 7, 8
 LIST_META, SET_META = 9, 10
 READ, WRITE, DISC, FLUSH = 0, 1, 2, 3
+DF = 4
+
+# Chunks of structured replies.
+END, DATA, HOLE, FAILED = 0, 1, 2, 0x8001
 
 
 class Client:
@@ -72,9 +76,11 @@ class Client:
         assert self.option(GO, text(name) + bytes(2))[-1][0] == 1
         return self
 
-    def ask(self, kind: int, cookie: int, offset: int = 0, size: int = 0) -> None:
+    def ask(
+        self, kind: int, cookie: int, offset: int = 0, size: int = 0, flags: int = 0
+    ) -> None:
         """Send a request."""
-        head = struct.pack(">IHHQQI", 0x25609513, 0, kind, cookie, offset, size)
+        head = struct.pack(">IHHQQI", 0x25609513, flags, kind, cookie, offset, size)
         self.socket.sendall(head)
 
     def reply(self) -> tuple[int, int]:
@@ -82,6 +88,15 @@ class Client:
         magic, error, cookie = struct.unpack(">IIQ", self.receive(16))
         assert magic == 0x67446698
         return error, cookie
+
+    def chunks(self, wanted: int) -> list[tuple[int, bytes]]:
+        """Return the chunks, (type, payload) each, of a structured reply."""
+        found, done = [], 0
+        while not done:
+            magic, done, kind, cookie, size = struct.unpack(">IHHQI", self.receive(20))
+            assert (magic, cookie) == (0x668E33EF, wanted)
+            found.append((kind, self.receive(size)))
+        return found
 
 
 def text(raw: bytes) -> bytes:

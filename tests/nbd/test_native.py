@@ -22,6 +22,7 @@ from obdengine.layer import open_layer
 from obdengine.nbd import Exports, Server, listen_at_socket
 from obdengine.source import FileSource
 from tests.nbd import programs, raw
+from tests.nbd.conftest import Serve
 from tests.nbd.raw import Client, text
 from tests.registries import free_port
 from tests.running import PATIENCE, Ran
@@ -29,34 +30,10 @@ from tests.stacks import SIZE, Image
 from tests.tools import requires
 
 Obd = Callable[..., Ran]
-Serve = Callable[..., str]
-
 TLS_IS_REFUSED = raw.ERROR | 2
 
 # Bytes of a reply that no socket's buffers take, and that many threads can have.
 STUCK = 256 << 10
-
-
-@pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Serve]:
-    """Return what serves a device in this process, and returns the socket's path."""
-    servers: list[Server] = []
-
-    def begin(device: Device, name: str = "") -> str:
-        path = tmp_path / f"socket{len(servers)}"
-        server = Server([listen_at_socket(path)], Exports(device, name))
-        servers.append(server)
-        server.start()
-        return str(path)
-
-    yield begin
-    for server in servers:
-        server.close(PATIENCE)
-    # A client's thread is forgotten just before it ends.
-    for thread in threading.enumerate():
-        if thread.name == "nbd":
-            thread.join(PATIENCE)
-            assert not thread.is_alive()
 
 
 @pytest.fixture
