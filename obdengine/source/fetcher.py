@@ -112,8 +112,9 @@ class _How(NamedTuple):
 class _Flight:
     """A request that is under way for units [first, end)."""
 
-    def __init__(self, first: int, end: int) -> None:
+    def __init__(self, first: int, end: int, priority: int) -> None:
         self.first, self.end = first, end
+        self.priority = priority
         self.done = threading.Event()
         self.pieces: list[Piece] = []
         self.error: SourceError | None = None
@@ -214,7 +215,7 @@ class Fetcher:
         pieces, holes = self._here(first, end)
         for start, stop in holes:
             with self._gate.slot(how.priority):
-                flight, other = self._claim(start, stop, alone=not how.turns)
+                flight, other = self._claim(start, stop, how)
                 if flight:
                     self._fly(flight, how)
             if other:
@@ -227,8 +228,9 @@ class Fetcher:
     def _after(self, other: _Flight, first: int, end: int, how: _How) -> list[Piece]:
         """Return [first, end), part of which somebody else is bringing."""
         other.done.wait()
-        if other.error:
-            # One request for all, and one answer.
+        if other.error and other.priority <= how.priority:
+            # One request for all, and one answer; but nobody who needs the bytes
+            # hears that somebody failed who only might have.
             raise _without_frames(other.error)
         pieces = []
         for piece in other.pieces:
@@ -251,6 +253,15 @@ class Fetcher:
             return [(first, end)]
         runs = _runs(sums, first)
         return [(start, stop) for start, stop, there in runs if not there]
+
+    def is_coming(self, first: int, end: int) -> bool:
+        """Tell whether nothing of [first, end) has to be asked for any more."""
+        with self._lock:
+            flights = [(flight.first, flight.end) for flight in self._flights]
+        return all(
+            any(low <= start and stop <= high for low, high in flights)
+            for start, stop in self.absent(first, end)
+        )
 
     def drop(self, first: int, end: int) -> None:
         """Forget units that have turned out to be wrong."""
@@ -357,14 +368,14 @@ class Fetcher:
     # -- Requests
 
     def _claim(
-        self, first: int, end: int, *, alone: bool
+        self, first: int, end: int, how: _How
     ) -> tuple[_Flight | None, _Flight | None]:
         """Begin a request for [first, end), or return who has begun one."""
         with self._lock:
             for other in self._flights:
-                if other.meets(first, end) and not alone:
+                if other.meets(first, end) and how.turns:
                     return None, other
-            flight = _Flight(*self._widened(first, end))
+            flight = _Flight(*self._widened(first, end), how.priority)
             self._flights.append(flight)
             return flight, None
 

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-gate - who may use the network next: demand, then prefetch, then background.
+gate - who may use the network next: demand, ahead of it, prefetch, background.
 
 So many requests run at once. One that somebody waits for is let in before any
-other; a prefetch only while none of these waits, and never on the last places;
-the background only while nothing else runs. It knows no request by name.
+other; what a reader comes to next, and then what a trace says, only while none of
+these waits, and never on the last places; the background only while nothing
+else runs. It knows no request by name.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["BACKGROUND", "DEMAND", "PREFETCH", "Gate"]
+__all__ = ["AHEAD", "BACKGROUND", "DEMAND", "PREFETCH", "Gate"]
 
-DEMAND, PREFETCH, BACKGROUND = range(3)
+DEMAND, AHEAD, PREFETCH, BACKGROUND = range(4)
 
 # Seconds without demand until the background goes on: a guest that reads in
 # steps leaves such gaps while it thinks.
@@ -28,7 +29,7 @@ class Gate:
 
     Attributes:
         limit: how many run at once.
-        prefetches: how many of them may be prefetches.
+        prefetches: how many of them may be what nobody waits for yet.
     """
 
     def __init__(self, limit: int = 32, prefetches: int = 16) -> None:
@@ -36,8 +37,8 @@ class Gate:
         self.limit = limit
         self.prefetches = min(prefetches, limit - 1)
         self._changed = threading.Condition()
-        self._waiting = [0, 0, 0]
-        self._running = [0, 0, 0]
+        self._waiting = [0, 0, 0, 0]
+        self._running = [0, 0, 0, 0]
         self._last_demand = 0.0
 
     @contextmanager
@@ -66,8 +67,9 @@ class Gate:
             return False
         if priority == DEMAND:
             return True
-        if priority == PREFETCH:
-            return running[PREFETCH] < self.prefetches and not self._waiting[DEMAND]
-        busy = running[DEMAND] + running[PREFETCH] + running[BACKGROUND]
+        if any(self._waiting[:priority]):
+            return False
+        if priority != BACKGROUND:
+            return running[AHEAD] + running[PREFETCH] < self.prefetches
         quiet = time.monotonic() - self._last_demand >= _QUIET
-        return not busy and not any(self._waiting[:BACKGROUND]) and quiet
+        return not sum(running) and quiet

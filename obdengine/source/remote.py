@@ -9,17 +9,17 @@ take nothing or keep nothing. How a blob is packed is none of its business.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Protocol
 
 from obdengine import _core
-from obdengine.errors import SourceError
+from obdengine.errors import Closed, SourceError
+from obdengine.source.ahead import Ahead
 from obdengine.source.contract import check_range, closed
 from obdengine.source.fetcher import LARGEST, Fetcher
-from obdengine.source.gate import PREFETCH
+from obdengine.source.gate import AHEAD, PREFETCH
 from obdengine.source.spare import Spare
 from obdengine.source.state import UNIT
 
@@ -32,12 +32,17 @@ _FILE_ROUNDS = 3
 # Units whose sums are looked at together.
 _NEAR = 256
 
-# Bytes that are fetched ahead of a guest that reads on and on, at most.
-_AHEAD = LARGEST
-
 
 class Helpers(Protocol):
-    """Threads that a cache lends; see Cache."""
+    """What a cache lends; see Cache.
+
+    Attributes:
+        ahead: bytes to fetch ahead of who reads on and on, at most.
+        problem: why it keeps nothing at the moment, or None.
+    """
+
+    ahead: int
+    problem: str | None
 
     def demand_pool(self) -> ThreadPoolExecutor:
         """Return the pool for what somebody waits for."""
@@ -56,6 +61,7 @@ class Remote:
         fd: the descriptor for the core.
         fetcher: brings its units.
         elsewhere: how often what was read as a source made no sense.
+        ahead: notices who reads on and on.
     """
 
     complete = False
@@ -73,7 +79,7 @@ class Remote:
         self._core: _core.Blob | None = None
         self.elsewhere = 0
         self._open = True
-        self._streak = _Streak()
+        self.ahead = Ahead(fetcher.refill, helpers.ahead // UNIT)
 
     @property
     def fd(self) -> int:
@@ -140,9 +146,14 @@ class Remote:
             for first, end in _units(offset, size)
             for run in _absent(core, first, end)
         ]
+        first_time = bool(missing) and not round
+        # Who needs them has the network first, if he needs it at all.
+        coming = first_time and all(self.fetcher.is_coming(*run) for run in missing)
+        if coming:
+            self._go_ahead(missing[0][0], missing[-1][1])
         for first, end in missing:
             self._adopt(core, first, end, round=round, until=until)
-        if missing and not round:
+        if first_time and not coming:
             self._go_ahead(missing[0][0], missing[-1][1])
 
     def renew(self, offset: int, size: int, elsewhere: int) -> None:
@@ -202,15 +213,27 @@ class Remote:
         if kept:
             # What is not told now is asked for later, unit by unit.
             with suppress(OSError):
-                core.adopt(first, kept.sums(first, end))
+                for start, stop in self.ahead.unmarked(first, end):
+                    core.adopt(start, kept.sums(start, stop))
 
     def _go_ahead(self, first: int, end: int) -> None:
         """Fetch what comes next, if somebody seems to read on and on."""
-        start, stop = self._streak.ahead(first, end, self.fetcher.refill)
-        stop = min(stop, self.fetcher.units)
-        if self.fetcher.kept and start < stop:
-            pool = self._helpers.ahead_pool()
-            pool.submit(self.prefetch, start * UNIT, (stop - start) * UNIT)
+        if not self.fetcher.kept or self._helpers.problem:
+            return  # it would have to be fetched again
+        self.ahead.reached(first, end)
+        for start, stop in self.ahead.missed(first, end):
+            if start < self.fetcher.units:
+                last = min(stop, self.fetcher.units)
+                self._helpers.ahead_pool().submit(self._bring_ahead, start, last)
+
+    def _bring_ahead(self, first: int, end: int) -> None:
+        """Bring units here for later; what goes wrong is for who needs them."""
+        with suppress(SourceError, Closed):
+            for start, stop in self.fetcher.absent(first, end):
+                self.fetcher.get(start, stop, AHEAD)
+            core = self._core
+            if core:
+                self._adopt_claimed(core, first, end)
 
     def _attached(self) -> _core.Blob:
         if not self._open or self._core is None:
@@ -235,29 +258,6 @@ class Remote:
     def __repr__(self) -> str:
         """Name the blob, for a person who debugs."""
         return f"Remote({self.name!r})"
-
-
-class _Streak:
-    """Notices that misses follow each other; all in units."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._end = 1 << 62  # nothing follows that
-        self._fetched = self._length = 0
-
-    def ahead(self, first: int, end: int, refill: int) -> tuple[int, int]:
-        """Return the range to fetch behind a miss of [first, end)."""
-        end = -(-end // refill) * refill
-        with self._lock:
-            follows = self._end <= first <= max(self._fetched, self._end) + refill
-            self._length = min(self._length + 1, 8) if follows else 0
-            self._end = end
-            if not self._length:
-                self._fetched = end
-                return end, end
-            start = max(end, self._fetched)
-            self._fetched = end + min(refill << (self._length - 1), _AHEAD // UNIT)
-            return start, self._fetched
 
 
 def bring(jobs: list[tuple[Remote, int, int]], round: int) -> None:

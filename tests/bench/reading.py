@@ -52,7 +52,8 @@ def bench(shop: Workshop) -> str:
         [
             "In C, one thread, 4 KiB at random that are not all zeros, and 1 MiB"
             " after 1 MiB; *bare* is a loop of pread, crc and codec over the same"
-            " blocks:",
+            " blocks. *Again*: of blocks that were inflated for their neighbours"
+            " just before. *2 CPUs*: two threads, each with its half:",
             table(in_c).markdown(),
             "From Python, `device.pread_into` beside `os.preadv`, both into one"
             " buffer:",
@@ -65,6 +66,7 @@ def from_c(shop: Workshop, layers: dict[str, Path], reads: int) -> Figures:
     """Measure in C, with the files brought into the page cache anew each round.
 
     Where its pages happen to lie makes a file up to 1.5 times as fast to read.
+    What two threads read is measured on two CPUs, all else on one.
     """
     program = shop.compiled("read", libraries=["lz4", "z", "zstd"])
     named = [f"{kind}={path}" for kind, path in layers.items()]
@@ -72,7 +74,8 @@ def from_c(shop: Workshop, layers: dict[str, Path], reads: int) -> Figures:
     for _ in range(shop.rounds):
         for path in (shop.disk, *layers.values()):
             settle(path)
-        text += run(program, "1", str(reads), shop.disk, *named)
+        text += run(program, "alone", str(reads), shop.disk, *named)
+        text += run(program, "both", str(reads), shop.disk, *named, cpus=2)
     return parse_samples(text)
 
 
@@ -87,10 +90,11 @@ def make(shop: Workshop, kind: str) -> Path:
 
 def table(figures: Figures) -> Table:
     """Return what the C program found."""
-    made = Table(["", "random, us", "of flat", "of bare", "GB/s", "of flat", "of bare"])
+    small = ["random, us", "of flat", "of bare", "again, us"]
+    made = Table(["", *small, "GB/s", "of flat", "of bare", "2 CPUs, GB/s"])
     flat = figures["flat"]
-    cells = [short(flat["random"].median * 1e6), "1", ""]
-    made.add("`pread` of the flat disk", *cells, *speed(flat), "1", "")
+    cells = [short(flat["random"].median * 1e6), "1", "", ""]
+    made.add("`pread` of the flat disk", *cells, speed(flat), "1", "", "")
     for kind in KINDS:
         mine, bare = figures[kind], figures[f"{kind}+bare"]
         made.add(
@@ -98,18 +102,20 @@ def table(figures: Figures) -> Table:
             short(mine["random"].median * 1e6),
             ratio(mine["random"], flat["random"]),
             ratio(mine["random"], bare["random"]),
-            *speed(mine),
+            short(mine["again"].median * 1e6) if "again" in mine else "",
+            speed(mine),
             ratio(mine["sequential"], flat["sequential"]),
             ratio(mine["sequential"], bare["sequential"])
             if "sequential" in bare
             else "",
+            speed(mine, "both"),
         )
     return made
 
 
-def speed(figures: dict[str, Figure]) -> list[str]:
+def speed(figures: dict[str, Figure], what: str = "sequential") -> str:
     """Return the cell for a sequential read."""
-    return [short(figures["sequential"].median / 1e9)]
+    return short(figures[what].median / 1e9)
 
 
 def from_python(shop: Workshop, layers: dict[str, Path], reads: int) -> Figures:
@@ -186,7 +192,7 @@ def python_table(figures: Figures) -> Table:
             "`os.preadv` of the flat disk" if name == "flat" else name,
             short(mine["random"].median * 1e6),
             ratio(mine["random"], flat["random"]),
-            *speed(mine),
+            speed(mine),
             ratio(mine["sequential"], flat["sequential"]),
         )
     return made

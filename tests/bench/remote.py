@@ -63,7 +63,8 @@ def bench(shop: Workshop) -> str:
     with tempfile.TemporaryDirectory(dir=memory()) as made:
         folder = Path(made)
         with Registry(folder / "registry") as registry:
-            parts = [misses(shop, folder, registry), layers(folder, registry)]
+            parts = [misses(shop, folder, registry), streams(shop, folder, registry)]
+            parts.append(layers(folder, registry))
             if not shop.quick:
                 parts.append(starts(folder, registry))
     return "\n\n".join(parts)
@@ -135,6 +136,35 @@ def quantiles(seconds: list[float]) -> tuple[float, float]:
     """Return p50 and p99."""
     ordered = sorted(seconds)
     return statistics.median(ordered), ordered[int(len(ordered) * 0.99)]
+
+
+# -- Reading on and on
+
+
+def streams(shop: Workshop, folder: Path, registry: Registry) -> str:
+    """Read what misses() has pushed in order, with what comes next asked for or not."""
+    size = (4 if shop.quick else 64) * MIB
+    table = Table(["MB/s, 128 KiB after 128 KiB", "only what is read", "and ahead"])
+    for megabits in (100, 1000):
+        rates = []
+        for ahead in (False, True):
+            with Link(registry.port, megabits, 10.0) as line:
+                name = f"docker://127.0.0.1:{line.port}/noise:latest"
+                with obdengine.open([name], service=service_in(folder)) as device:
+                    if not ahead:
+                        device.layers[0].blob.resident.ahead.most = 0
+                    seconds: list[float] = []
+                    took(seconds, lambda disk=device: read_through(disk, size))
+            rates.append(f"{size / seconds[0] / 1e6:.1f}")
+        table.add(f"{megabits} Mbit/s, 20 ms", *rates)
+    head = "**Reading on and on** what is not here, in order, one read at a time.\n\n"
+    return head + table.markdown()
+
+
+def read_through(device: obdengine.Device, size: int) -> None:
+    """Read size bytes from the start."""
+    for at in range(0, size, 128 * KIB):
+        device.pread(at, 128 * KIB)
 
 
 # -- Opening

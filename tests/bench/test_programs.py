@@ -9,7 +9,7 @@ import pytest
 
 from obdengine.ops.convert import to_layer
 from obdengine.ops.layer_file import LayerOptions
-from obdengine.units import MIB
+from obdengine.units import KIB, MIB
 from tests.bench import workshop
 from tests.bench.counting import write_words
 from tests.bench.lookup import NAMES
@@ -37,15 +37,26 @@ def test_all_structures_find_the_same(tmp_path, shape):
     assert figures["core"]["rate"].median > 0
 
 
-def test_reader_compiles_and_refuses_what_it_does_not_know(tmp_path):
+def test_reader_measures_all_and_refuses_what_it_does_not_know(tmp_path):
     program = Workshop(tmp_path).compiled("read", libraries=LIBRARIES)
     assert subprocess.run([program]).returncode == 2
     rubbish = tmp_path / "rubbish"
     rubbish.write_bytes(b"x" * (1 << 20))
-    words = [program, "1", "1", rubbish, f"plain={rubbish}"]
+    words = [program, "alone", "1", rubbish, f"plain={rubbish}"]
     done = subprocess.run(words, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr == "failed: trailer\n"
+
+    disk, layer = tmp_path / "disk.raw", tmp_path / "disk.obd"
+    make_disk(disk, 4 * MIB)
+    to_layer(disk, layer, options=LayerOptions(codec="lz4", block_size=64 * KIB))
+    alone = run_samples(program, "alone", "1", disk, f"it={layer}")
+    assert {name: set(found) for name, found in alone.items()} == {
+        "flat": {"random", "sequential"},
+        "it": {"random", "again", "sequential"},
+        "it+bare": {"random", "sequential"},
+    }
+    assert set(run_samples(program, "both", "1", disk, f"it={layer}")["it"]) == {"both"}
 
 
 def test_writers_leave_the_same_disk(tmp_path):
