@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-servers - NBD servers to be compared, and fio as the client of all of them.
+servers - NBD servers to be compared, and what is a client of all of them.
 
 Servers and client share the same CPUs, as a VM host's do, and each serves
 files that are in the page cache.
@@ -11,8 +11,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import select
 import subprocess
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,12 +22,16 @@ from pathlib import Path
 from typing import Any
 
 from obdengine.units import KIB, MIB
-from tests.bench.workshop import pinned
+from tests.bench.workshop import pinned, run
 from tests.running import PATIENCE, Export, start_native, start_nbdkit
 from tests.tools import environment, nbdkit_filter, tool
 
 CPUS = 2
 CONNECTIONS = 8
+
+# From one read to the next where it cannot be drawn by lot: 257 pages, so that
+# all of a disk comes up, in an order that no readahead expects.
+STEP = 257 * 4 * KIB
 
 
 @dataclass(frozen=True)
@@ -121,6 +127,40 @@ def digest(uri: str) -> str:
         found = hashlib.file_digest(process.stdout, "sha256").hexdigest()
     assert process.returncode == 0, uri
     return found
+
+
+def load(program: Path, uri: str, job: Job, seconds: float) -> float:
+    """Do the same with c/load.c, a client that costs as little as one can."""
+    how = "rand" if job.pattern == "randread" else "seq"
+    numbers = (job.size, job.depth, job.connections, seconds)
+    return float(run(program, _socket(uri), how, *map(str, numbers), cpus=CPUS))
+
+
+def qemu_bench(uri: str, job: Job, count: int) -> float:
+    """Have QEMU's block layer read so many times, and return the bytes a second.
+
+    It has no chance in it: each read is a fixed step after the one before.
+    """
+    step = STEP if job.pattern == "randread" else job.size
+    words = ["bench", "-f", "raw", "-U", "-c", str(count), "-d", str(job.depth)]
+    words += ["-s", str(job.size), "-S", str(step), uri]
+    said = run(tool("qemu-img"), *words, cpus=CPUS)
+    found = re.search(r"completed in ([0-9.]+) seconds", said)
+    assert found, said
+    return count * job.size / float(found[1])
+
+
+def qemu_convert(uri: str, size: int) -> float:
+    """Have QEMU copy a disk of `size` bytes to nowhere; return disks a second."""
+    words = ["convert", "-n", "-f", "raw", "--target-image-opts", uri]
+    words += [f"driver=null-co,size={size}"]
+    began = time.perf_counter()
+    run(tool("qemu-img"), *words, cpus=CPUS)
+    return 1 / (time.perf_counter() - began)
+
+
+def _socket(uri: str) -> str:
+    return uri.partition("?socket=")[2]
 
 
 def fio(uri: str, job: Job, seconds: float, log: Path) -> float:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from pathlib import Path
@@ -20,9 +21,12 @@ from tests.bench.servers import (
     JOBS,
     digest,
     fio,
+    load,
     native,
     nbdkit,
     past_python,
+    qemu_bench,
+    qemu_convert,
     qemu_nbd,
 )
 from tests.bench.stacks import stack
@@ -31,6 +35,9 @@ from tests.tools import environment, tool
 
 COUNTS = (1, 32)
 BASE = "nbdkit file, flat disk"
+
+# How often QEMU reads; it takes no time limit.
+QEMU_READS = {"QD1": 20_000, "QD32": 60_000, "1 MiB": 1500}
 
 Figures = dict[str, dict[str, Figure]]
 
@@ -46,24 +53,46 @@ def bench(shop: Workshop) -> str:
             wanted = hashlib.file_digest(disk, "sha256").hexdigest()
         for name, uri in uris.items():
             assert digest(uri) == wanted, name
-        log = shop.folder / "fio.json"
-        seconds = 0.2 if shop.quick else 1.0
-        figures = {
-            job: in_turn(
-                {
-                    name: partial(fio, uri, JOBS[job], seconds, log)
-                    for name, uri in uris.items()
-                },
-                shop.rounds,
-            )
-            for job in JOBS
+        tables = {
+            title: {
+                job: in_turn(
+                    {n: partial(work, u) for n, u in uris.items()}, shop.rounds
+                )
+                for job, work in works.items()
+            }
+            for title, works in clients(shop).items()
         }
-        copies = in_turn(
-            {name: partial(copy, uri) for name, uri in uris.items()},
-            shop.rounds,
-        )
-    figures["nbdcopy"] = copies
-    return table(figures, list(uris)).markdown()
+    return "\n\n".join(
+        f"{title}:\n\n{table(figures, list(uris)).markdown()}"
+        for title, figures in tables.items()
+    )
+
+
+def clients(shop: Workshop) -> dict[str, dict[str, Callable[[str], float]]]:
+    """Return what each client does with a server, by the client and the job."""
+    seconds, log = 0.2 if shop.quick else 1.0, shop.folder / "fio.json"
+    program = shop.compiled("load", core=False)
+    size, fewer = shop.disk.stat().st_size, 20 if shop.quick else 1
+    return {
+        "fio, and nbdcopy of the whole disk": {
+            **{
+                name: partial(fio, job=job, seconds=seconds, log=log)
+                for name, job in JOBS.items()
+            },
+            "nbdcopy": copy,
+        },
+        "A client that costs as little as one can (`tests/bench/c/load.c`)": {
+            name: partial(load, program, job=job, seconds=seconds)
+            for name, job in JOBS.items()
+        },
+        "QEMU's block layer (`qemu-img bench`, and `convert` to nowhere)": {
+            **{
+                name: partial(qemu_bench, job=JOBS[name], count=count // fewer)
+                for name, count in QEMU_READS.items()
+            },
+            "convert": partial(qemu_convert, size=size),
+        },
+    }
 
 
 def servers(shop: Workshop) -> dict[str, AbstractContextManager[str]]:

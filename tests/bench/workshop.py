@@ -58,11 +58,13 @@ class Workshop:
             make_disk(path, (64 if self.quick else 256) * MIB)
         return path
 
-    def compiled(self, name: str, *, libraries: Sequence[str] = ()) -> Path:
-        """Return the program made of c/`name`.c and the core's C."""
+    def compiled(
+        self, name: str, *, libraries: Sequence[str] = (), core: bool = True
+    ) -> Path:
+        """Return the program made of c/`name`.c, and the core's C if it needs that."""
         program = self.folder / name
         if not program.exists():
-            parts = sorted(map(str, CORE.glob("*.c")))
+            parts = sorted(map(str, CORE.glob("*.c"))) if core else []
             sources = [p for p in parts if not Path(p).name.startswith("_")]
             command = [os.environ.get("CC", "cc"), *CFLAGS, "-o", str(program)]
             command += [str(PROGRAMS / f"{name}.c"), *sources]
