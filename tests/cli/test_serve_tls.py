@@ -64,12 +64,18 @@ def test_keys(image: stacks.Image, psk: Path, tmp_path: Path) -> None:
 
 
 @requires("openssl")
-def test_certificates(image: stacks.Image, certificates: Path) -> None:
-    port = free_port()
-    words = ["--port", str(port), "--tls-certificates", certificates]
+def test_certificates(
+    image: stacks.Image, certificates: Path, unused_port: int
+) -> None:
+    words = ["--port", str(unused_port), "--tls-certificates", certificates]
     said = served(image, *words)
-    assert said.startswith(f"nbds://127.0.0.1:{port}/?tls-certificates=")
+    assert said.startswith(f"nbds://127.0.0.1:{unused_port}/?tls-certificates=")
     assert said.endswith(f"{stacks.SIZE}\n")
+
+
+@pytest.fixture
+def unused_port() -> int:
+    return free_port()
 
 
 def test_who_has_no_keys_gets_nothing(
@@ -101,8 +107,8 @@ def test_what_makes_no_sense(image: stacks.Image, psk: Path, name: str) -> None:
     assert complaint in ran.err
 
 
-def test_without_tls_on_purpose(image: stacks.Image) -> None:
-    words = ["--port", str(free_port()), "--bind", "0.0.0.0", "--no-tls"]
+def test_without_tls_on_purpose(image: stacks.Image, unused_port: int) -> None:
+    words = ["--port", str(unused_port), "--bind", "0.0.0.0", "--no-tls"]
     assert served(image, *words).endswith(f"{stacks.SIZE}\n")
 
 
