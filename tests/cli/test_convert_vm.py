@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import time
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 from tests.cli.test_main import OBD, one_sentence
+from tests.nbd import programs
 from tests.ops import images, vm_files
 from tests.ops.vm_files import MIB, qemu_img, qemu_io
 from tests.running import PATIENCE, Ran
@@ -337,15 +339,6 @@ def slow_tool(path: Path, name: str) -> dict[str, str]:
     return {name.upper().replace("-", "_"): str(script)}
 
 
-def is_over(pid: str) -> bool:
-    """Tell whether a process has ended; that somebody reaped it is not asked."""
-    try:
-        status = Path(f"/proc/{pid}/stat").read_text()
-    except FileNotFoundError:
-        return True
-    return status.rpartition(")")[2].split()[0] == "Z"
-
-
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("name", ["qemu-img", "qemu-nbd"])
 def test_signals(raw: Path, tmp_path: Path, name: str, signum: int) -> None:
@@ -365,12 +358,12 @@ def test_signals(raw: Path, tmp_path: Path, name: str, signum: int) -> None:
         while not (tools / "running").exists() and time.monotonic() < deadline:
             time.sleep(0.02)
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-        (child,) = children.read_text().split()
+        (child,) = (os.pidfd_open(int(pid)) for pid in children.read_text().split())
         process.send_signal(signum)
         assert process.wait(PATIENCE) == -signum
         assert process.stderr is not None
         assert process.stderr.read() == b""
-    assert is_over(child)
+    programs.wait_for_end(child)
     assert set(tmp_path.iterdir()) == before
     assert {one.name for one in tools.iterdir()} == {name, "running"}
 

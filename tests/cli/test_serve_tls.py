@@ -78,13 +78,17 @@ def test_keys(
 @engines
 @requires("openssl")
 def test_certificates(
-    image: stacks.Image, certificates: Path, engine: list[str]
+    image: stacks.Image, certificates: Path, unused_port: int, engine: list[str]
 ) -> None:
-    port = free_port()
-    words = [*engine, "--port", str(port), "--tls-certificates", certificates]
+    words = [*engine, "--port", str(unused_port), "--tls-certificates", certificates]
     said = served(image, *words)
-    assert said.startswith(f"nbds://127.0.0.1:{port}/?tls-certificates=")
+    assert said.startswith(f"nbds://127.0.0.1:{unused_port}/?tls-certificates=")
     assert said.endswith(f"{stacks.SIZE}\n")
+
+
+@pytest.fixture
+def unused_port() -> int:
+    return free_port()
 
 
 @engines
@@ -120,8 +124,8 @@ def test_what_makes_no_sense(image: stacks.Image, psk: Path, name: str) -> None:
     assert complaint in ran.err
 
 
-def test_without_tls_on_purpose(image: stacks.Image) -> None:
-    words = ["--port", str(free_port()), "--bind", "0.0.0.0", "--no-tls"]
+def test_without_tls_on_purpose(image: stacks.Image, unused_port: int) -> None:
+    words = ["--port", str(unused_port), "--bind", "0.0.0.0", "--no-tls"]
     assert served(image, *words).endswith(f"{stacks.SIZE}\n")
 
 

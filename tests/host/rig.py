@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import signal
 import subprocess
 import tempfile
@@ -19,7 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.running import PATIENCE, Ran, run_obd
+from tests.nbd import programs
+from tests.running import Ran, run_obd
 from tests.tools import environment, let_everybody_in, tool
 
 MIB = 1 << 20
@@ -83,12 +83,8 @@ def host(folder: Path) -> Iterator[Host]:
 def kill(pid: int) -> None:
     """Kill a process, and return when it has ended."""
     process = os.pidfd_open(pid)
-    try:
-        signal.pidfd_send_signal(process, signal.SIGKILL)
-        ended, _, _ = select.select([process], [], [], PATIENCE)
-    finally:
-        os.close(process)
-    assert ended
+    os.kill(pid, signal.SIGKILL)
+    programs.wait_for_end(process)
 
 
 def disk(folder: Path, kind: str, size: int | None = None) -> Path:

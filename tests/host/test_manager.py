@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -60,10 +60,13 @@ def ask(host: Host, method: str, path: str, body: object = None) -> tuple[int, A
     """Ask the manager."""
     connection = http.client.HTTPConnection("localhost")
     connection.sock = socket.socket(socket.AF_UNIX)
-    connection.sock.connect(f"{host.folder}/run/manager.sock")
-    connection.request(method, path, body and json.dumps(body))
-    with connection.getresponse() as reply:
-        return reply.status, json.loads(reply.read())
+    with closing(connection):
+        connection.sock.connect(f"{host.folder}/run/manager.sock")
+        # Else an empty list is sent as no chunks, past a server that has answered.
+        text = None if body is None else json.dumps(body)
+        connection.request(method, path, text)
+        with connection.getresponse() as reply:
+            return reply.status, json.loads(reply.read())
 
 
 def test_what_dies_is_started_again(host: Host, image: Path) -> None:
@@ -125,10 +128,11 @@ def test_systemd_gives_it_its_socket(host: Host) -> None:
         until(path.is_socket)
         connection = http.client.HTTPConnection("localhost")
         connection.sock = socket.socket(socket.AF_UNIX)
-        connection.sock.connect(str(path))
-        connection.request("GET", "/devices")
-        with connection.getresponse() as reply:
-            assert reply.status == 200
+        with closing(connection):
+            connection.sock.connect(str(path))
+            connection.request("GET", "/devices")
+            with connection.getresponse() as reply:
+                assert reply.status == 200
     finally:
         process.terminate()
         process.wait(PATIENCE)

@@ -13,6 +13,7 @@ from typing import Any
 
 from tests.nbd import stamps
 from tests.nbd.stamps import Request
+from tests.running import PATIENCE
 from tests.tools import ROOT, SYSTEM_PYTHON, environment, tool
 
 
@@ -79,6 +80,6 @@ def storm(folder: Path, uri: str, **plan: int) -> list[Request]:
 
 def wait_for_end(child: int) -> None:
     """Wait until the process of a pidfd has ended, and close it."""
-    ended, _, _ = select.select([child], [], [], 60)
+    ended, _, _ = select.select([child], [], [], PATIENCE)
     os.close(child)
     assert ended
