@@ -26,7 +26,11 @@ from obdengine.oci.manifest import Descriptor, Manifest, describe
 from obdengine.oci.store import Store
 from obdengine.ops.folder import row_of
 from obdengine.ops.targets import NewFolder
-from obdengine.ops.turbo_package import META_NAME, Packaged, package
+from obdengine.ops.turbo_package import (
+    META_NAME,
+    described,
+    package,
+)
 from obdengine.source import FileSource
 from obdengine.source.output import Output
 from obdengine.source.stream import SourceStream, sha256_of
@@ -209,7 +213,7 @@ class TurboStore:
         """Put a layer as a blob that registries take."""
         blob = meta.with_suffix(".blob")
         packed = package(blob, meta, index)
-        descriptor = _described(packed, layer)
+        descriptor = described(packed, layer)
         self._store.put_blob(descriptor, lambda: SourceStream(FileSource(blob)))
         blob.unlink()
         index_size = index.stat().st_size if index else 0
@@ -250,18 +254,6 @@ class TurboStore:
 def _place(store: Store, layer: Descriptor) -> Path | None:
     """Return where a layer is, when that is a file of this machine."""
     return store.path_of(layer) if isinstance(store, LayoutStore) else None
-
-
-def _described(packed: Packaged, layer: Descriptor) -> Descriptor:
-    annotations = {
-        words.VERSION: words.VERSION_TURBO,
-        words.BLOB_DIGEST: packed.digest,
-        words.BLOB_SIZE: str(packed.size),
-        words.BLOB_FS_TYPE: META_NAME.partition(".")[0],
-        words.TARGET_DIGEST: layer.digest,
-        words.TARGET_MEDIA_TYPE: layer.media_type,
-    }
-    return Descriptor(words.OCI_LAYER_GZIP, packed.digest, packed.size, annotations)
 
 
 def _copy(store: Store, layer: Descriptor, path: Path) -> None:
