@@ -100,6 +100,17 @@ class Service:
             raw=found,
         )
 
+    @property
+    def notes(self) -> list[str]:
+        """What is asked for in overlaybd's words and done otherwise, as sentences."""
+        said = self.raw.get("gzipCacheConfig")
+        if isinstance(said, Mapping) and said.get("enable"):
+            return [
+                "gzipCacheConfig has no effect: what is read of compressed layers is "
+                "kept as it came, by cacheConfig, and inflated in memory"
+            ]
+        return []
+
 
 @contextmanager
 def using(service: Service | str | os.PathLike[str] | None) -> Iterator[Service]:

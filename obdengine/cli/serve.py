@@ -29,6 +29,7 @@ import click
 import obdengine
 from obdengine.cli.export import Export
 from obdengine.cli.images import name_of
+from obdengine.cli.layers import notice
 from obdengine.cli.storage_daemon import KINDS, Place, shown
 from obdengine.cli.tls import Tls, tls_options
 from obdengine.cli.writing import writing_options
@@ -36,6 +37,7 @@ from obdengine.errors import ObdError, UsageError
 from obdengine.host import nbdkit
 from obdengine.host.export import Writing, image_keys
 from obdengine.ops.background import Serving
+from obdengine.service import Service, usual_service
 
 __all__ = ["SplitCommand", "run_served", "serve"]
 
@@ -201,6 +203,7 @@ def serve(
     tls.check(bind or _HERE, port, engine)
     _check_kind(kind, engine, socket, tls)
     paths = {key: options.pop(key) for key in _PATHS}
+    _note(paths["service"])
     writing = Writing(**options)
     writing.check()
     words = [str(name_of(word)) for word in image]
@@ -211,6 +214,12 @@ def serve(
         running = _serving(engine, address, nbdkit_options, writing, words, paths)
         server = stack.enter_context(running)
         return _run(command, address) if command else _wait(server, address)
+
+
+def _note(service: Path | None) -> None:
+    """Say what of a service file is done otherwise than overlaybd does it."""
+    for sentence in (Service.load(service) if service else usual_service()).notes:
+        notice(sentence)
 
 
 def _serving(

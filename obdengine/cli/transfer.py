@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import click
 
@@ -44,12 +44,17 @@ _all_option = click.option(
     "--all", "every", is_flag=True, help="Every image of an index, and the index."
 )
 
+_referrers_option = click.option(
+    "--referrers", is_flag=True, help="What refers to the image too, as signatures do."
+)
+
 
 @click.command()
 @click.argument("image", nargs=-1, required=True, metavar="IMAGE...")
 @click.argument("target", metavar="docker://HOST/NAME[:TAG]")
 @_platform_option
 @_all_option
+@_referrers_option
 @registry_options
 @json_option
 @progress_option
@@ -58,6 +63,7 @@ def push(
     target: str,
     platform: str | None,
     every: bool,
+    referrers: bool,
     as_json: bool,
     progress: bool,
     **registry: Any,
@@ -70,7 +76,8 @@ def push(
         raise UsageError(
             f"{target}: not in a registry", hint="docker://HOST/NAME:TAG; or obd copy"
         )
-    _copy("push", image, target, platform, every, as_json, progress, registry)
+    which = _Which(platform, every, referrers)
+    _copy("push", image, target, which, as_json, progress, registry)
 
 
 @click.command()
@@ -102,6 +109,7 @@ def pull(
 @click.argument("target", metavar="DST")
 @_platform_option
 @_all_option
+@_referrers_option
 @registry_options
 @json_option
 @progress_option
@@ -110,6 +118,7 @@ def copy(
     target: str,
     platform: str | None,
     every: bool,
+    referrers: bool,
     as_json: bool,
     progress: bool,
     **registry: Any,
@@ -118,22 +127,31 @@ def copy(
 
     SRC is an IMAGE, DST is docker://HOST/NAME[:TAG], oci:DIR[:TAG] or a folder.
     """
+    which = _Which(platform, every, referrers)
     if oci.looks_like_reference(target):
-        _copy("copy", source, target, platform, every, as_json, progress, registry)
+        _copy("copy", source, target, which, as_json, progress, registry)
     elif len(source) > 1 or not oci.looks_like_reference(source[0]):
         raise UsageError("one side must be a container image", hint="else see cp")
-    elif every:
-        raise UsageError("--all does not go with a folder, which has one image")
+    elif every or referrers:
+        option = "--all" if every else "--referrers"
+        raise UsageError(f"{option} does not go with a folder, which has one image")
     else:
         _pull("copy", source[0], Path(target), platform, as_json, progress, registry)
+
+
+class _Which(NamedTuple):
+    """What of an image is to be copied."""
+
+    platform: str | None
+    every: bool
+    referrers: bool
 
 
 def _copy(
     label: str,
     image: Sequence[str],
     target: str,
-    platform: str | None,
-    every: bool,
+    which: _Which,
     as_json: bool,
     progress: bool,
     registry: dict[str, Any],
@@ -144,8 +162,9 @@ def _copy(
         end = open_target(target, service, opened)
         done = copy_image(
             *(source.store, source.which, end.store, end.which),
-            every=every,
-            platform=_platform(platform),
+            every=which.every,
+            referrers=which.referrers,
+            platform=_platform(which.platform),
             parallel=service.registry.parallel,
             progress=show,
         )
@@ -188,6 +207,7 @@ def _facts(target: str, done: Transferred) -> dict[str, Any]:
         "blobs-mounted": done.counts["mounted"],
         "blobs-there": done.counts["there"],
         "bytes-sent": done.bytes_sent,
+        "referrers": done.referrers,
         "left-out": done.left_out,
     }
 

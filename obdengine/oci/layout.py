@@ -16,7 +16,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -36,8 +36,10 @@ from obdengine.oci.manifest import (
     Index,
     canonical,
     describe,
+    list_tag,
     media_type_of,
     parse,
+    referring,
 )
 from obdengine.oci.store import OpenStream, Progress
 from obdengine.source import FileSource, Source
@@ -171,6 +173,26 @@ class LayoutStore:
         """Return what the layout's index names, in its order."""
         return self._index().manifests
 
+    def referrers(self, digest: str) -> Index:
+        """Return an index of what refers to the manifest with this digest.
+
+        That is what the layout's index names, and what a list names that was
+        copied from a registry without an API for it.
+        """
+        found: dict[str, Descriptor] = {}
+        listed = [e for e in self.descriptors() if list_tag(digest) in _names(e)]
+        for entry in listed[:1]:
+            name = f"{self.name}: {entry.digest}"
+            index = Index.parse(self._verified(entry), name, entry.media_type)
+            found = {one.digest: one for one in index.manifests}
+        for entry in self.descriptors():
+            with suppress(SourceMissing):
+                described, raw = self.manifest(entry.digest)
+                refers = referring(raw, described, f"{self.name}: {entry.digest}")
+                if refers and refers[0] == digest:
+                    found[entry.digest] = refers[1]
+        return Index(manifests=tuple(found.values()))
+
     def path_of(self, descriptor: Descriptor) -> Path | None:
         """Return where a blob is, or would be; None in an archive."""
         if isinstance(self._files, Folder):
@@ -214,8 +236,13 @@ class LayoutStore:
         if not self.has_blob(found):
             WritableFile.create(path, raw)
         annotations = {words.REF_NAME: tag} if tag else {}
+        refers = referring(raw, found, self.name)
         named = Descriptor(
-            media_type, found.digest, found.size, annotations=annotations
+            media_type,
+            found.digest,
+            found.size,
+            annotations=annotations,
+            artifact_type=refers[1].artifact_type if refers else "",
         )
         with _locked(folder):
             index = self._index()
@@ -250,6 +277,9 @@ class LayoutStore:
         entries = self._index().manifests
         if which is not None:
             entries = [e for e in entries if which in _names(e)]
+        else:
+            # What has no name and refers to an image is not meant.
+            entries = [e for e in entries if any(_names(e)) or not e.artifact_type]
         if len({entry.digest for entry in entries}) == 1:
             return entries[0]
         there = ", ".join(self.tags()) or "no names"

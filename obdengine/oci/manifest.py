@@ -38,6 +38,8 @@ __all__ = [
     "describe",
     "media_type_of",
     "parse",
+    "list_tag",
+    "referring",
 ]
 
 # Registries refuse more than 4 MiB; an image configuration with 127 layers of
@@ -321,6 +323,38 @@ def canonical(found: Mapping[str, Any]) -> bytes:
 def describe(raw: bytes, media_type: str, **more: Any) -> Descriptor:
     """Return the descriptor of a document or blob that is here."""
     return Descriptor(media_type, digest_of(raw), len(raw), **more)
+
+
+def referring(
+    raw: bytes, found: Descriptor, name: str
+) -> tuple[str, Descriptor] | None:
+    """Return the digest of what a document refers to, and how lists name it.
+
+    None when it refers to nothing. Raises BadManifest and Unsupported.
+    """
+    document: Manifest | Index
+    if found.media_type in words.INDEXES:
+        document = Index.parse(raw, name, found.media_type)
+        kind = document.artifact_type
+    else:
+        document = Manifest.parse(raw, name, found.media_type)
+        kind = document.artifact_type or document.config.media_type
+    if document.subject is None:
+        return None
+    entry = Descriptor(
+        found.media_type,
+        found.digest,
+        found.size,
+        annotations=document.annotations,
+        artifact_type=kind,
+    )
+    return document.subject.digest, entry
+
+
+def list_tag(digest: str) -> str:
+    """Return the tag of the list of what refers to digest, where there is no API."""
+    kind, _, value = digest.partition(":")
+    return f"{kind}-{value}"[:128]
 
 
 def media_type_of(found: Mapping[str, Any], name: str, served_as: str = "") -> str:

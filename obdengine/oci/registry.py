@@ -30,10 +30,11 @@ from obdengine.oci.manifest import (
     MAX_DOCUMENT,
     Descriptor,
     Index,
-    Manifest,
     describe,
+    list_tag,
     media_type_of,
     parse,
+    referring,
 )
 from obdengine.oci.reference import REGISTRY, Reference
 from obdengine.oci.settings import RegistrySettings
@@ -147,29 +148,29 @@ class RegistryStore:
     def tags(self) -> list[str]:
         """Return the names of what is there, sorted."""
         found: set[str] = set()
-        path: str | None = f"/tags/list?n={_TAGS_AT_ONCE}"
-        for _ in range(_MAX_PAGES):
-            try:
-                reply = self._ask("GET", path or "")
-            except SourceMissing:
-                return sorted(found)
-            listed = _json(reply).get("tags") or []
-            if not isinstance(listed, list):
-                raise BadAnswer(f"{self.name}: tags: not a list")
-            found |= {tag for tag in listed if isinstance(tag, str)}
-            path = self._next_page(reply)
-            if path is None:
-                break
+        try:
+            for reply in self._pages(f"/tags/list?n={_TAGS_AT_ONCE}"):
+                listed = _json(reply).get("tags") or []
+                if not isinstance(listed, list):
+                    raise BadAnswer(f"{self.name}: tags: not a list")
+                found |= {tag for tag in listed if isinstance(tag, str)}
+        except SourceMissing:
+            pass
         return sorted(found)
 
-    def _next_page(self, reply: Reply) -> str | None:
-        link = _NEXT.search(reply.headers.get("Link", ""))
-        if link is None:
-            return None
-        target = urljoin(reply.url, link[1])
-        if origin_of(target) != origin_of(reply.url):
-            raise BadAnswer(f"{self.name}: the list of tags goes on elsewhere")
-        return f"/tags/list?{urlsplit(target).query}"
+    def _pages(self, path: str) -> Iterator[Reply]:
+        """Yield the answers that make a list, as long as one says where it goes on."""
+        begin = path.partition("?")[0]
+        for _ in range(_MAX_PAGES):
+            reply = self._ask("GET", path)
+            yield reply
+            link = _NEXT.search(reply.headers.get("Link", ""))
+            if link is None:
+                return
+            target = urljoin(reply.url, link[1])
+            if origin_of(target) != origin_of(reply.url):
+                raise BadAnswer(f"{self.name}: a list goes on elsewhere")
+            path = f"{begin}?{urlsplit(target).query}"
 
     # -- Writing
 
@@ -225,47 +226,40 @@ class RegistryStore:
         said = reply.headers.get("Docker-Content-Digest", found.digest)
         if said != found.digest:
             raise BadAnswer(f"{self.name}: stored {said} in place of {found.digest}")
-        if media_type in words.MANIFESTS and "OCI-Subject" not in reply.headers:
-            manifest = Manifest.parse(raw, self.name, media_type)
-            if manifest.subject:
-                self._enter(manifest, found)
+        if "OCI-Subject" not in reply.headers:
+            entry = referring(raw, found, self.name)
+            if entry:
+                self._enter(*entry)
         return found
 
     def referrers(self, digest: str) -> Index:
         """Return an index of what refers to the manifest with this digest."""
+        found: list[Descriptor] = []
         try:
-            reply = self._ask("GET", f"/referrers/{digest}")
-            kind = _kind(reply)
-            if kind != words.OCI_INDEX:
-                raise SourceMissing(f"{self.name}: no list of referrers")
-            return Index.parse(reply.body, f"{self.name}: referrers", kind)
+            for reply in self._pages(f"/referrers/{digest}"):
+                kind = _kind(reply)
+                if kind != words.OCI_INDEX:
+                    raise SourceMissing(f"{self.name}: no list of referrers")
+                name = f"{self.name}: referrers"
+                found += Index.parse(reply.body, name, kind).manifests
         except SourceMissing:
             return self._entered(digest)
+        return Index(manifests=found)
 
     # Without an API for it, an index with the tag "sha256-..." has the list.
     def _entered(self, digest: str) -> Index:
         try:
-            found, raw = self.manifest(_list_tag(digest))
+            found, raw = self.manifest(list_tag(digest))
         except SourceMissing:
             return Index()
         return Index.parse(raw, f"{self.name}: referrers", found.media_type)
 
-    def _enter(self, manifest: Manifest, found: Descriptor) -> None:
-        assert manifest.subject is not None
-        index = self._entered(manifest.subject.digest)
-        if any(entry.digest == found.digest for entry in index.manifests):
+    def _enter(self, subject: str, entry: Descriptor) -> None:
+        index = self._entered(subject)
+        if any(one.digest == entry.digest for one in index.manifests):
             return
-        entry = Descriptor(
-            found.media_type,
-            found.digest,
-            found.size,
-            annotations=manifest.annotations,
-            artifact_type=manifest.artifact_type or manifest.config.media_type,
-        )
         values = {**vars(index), "manifests": (*index.manifests, entry)}
-        self.put_manifest(
-            Index(**values).raw(), words.OCI_INDEX, _list_tag(manifest.subject.digest)
-        )
+        self.put_manifest(Index(**values).raw(), words.OCI_INDEX, list_tag(subject))
 
     def close(self) -> None:
         """Close the connections, if they are ours; twice does nothing."""
@@ -339,8 +333,3 @@ def _json(reply: Reply) -> dict[str, object]:
     if not isinstance(found, dict):
         raise BadAnswer(f"{shown(reply.url)}: the answer is not JSON")
     return found
-
-
-def _list_tag(digest: str) -> str:
-    kind, _, value = digest.partition(":")
-    return f"{kind}-{value}"[:128]

@@ -39,7 +39,9 @@ def open_source(image: Sequence[_Name], service: Service, opened: ExitStack) -> 
     path = Path(words[-1])
     folder = path.parent if path.suffix == ".json" else None
     found = resolve(words, service=service)
-    return End(LocalStore(found, words[-1], client, folder), None)
+    local = LocalStore(found, words[-1], client, folder)
+    opened.callback(local.close)
+    return End(local, None)
 
 
 def open_target(word: str, service: Service, opened: ExitStack) -> End:

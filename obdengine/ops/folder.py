@@ -19,12 +19,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 from obdengine.config import Image, ImageConfig, LayerFile, Room, UpperFiles
-from obdengine.errors import ConfigError, UsageError
+from obdengine.errors import ConfigError, ObdError, UsageError
 from obdengine.layer import UpperOptions, create_upper, map_path
 from obdengine.ops.layers import open_file
 from obdengine.source.output import Output
@@ -37,9 +38,11 @@ __all__ = [
     "make_or_reopen",
     "next_upper",
     "remove_left_overs",
+    "pair",
     "room_of",
     "row_of",
     "rows_of",
+    "tell_the_other",
     "upper_after",
 ]
 
@@ -54,6 +57,7 @@ _ACCELERATED = "accelerationLayer"  # the last of lowers is a trace
 
 _OWN_KEY = "obdengine"
 _REMOVE = "remove"  # in _OWN_KEY: names of files that a change has left over
+_SAME = "same"  # in _OWN_KEY: another configuration of the image
 
 
 def make_or_reopen(
@@ -205,12 +209,12 @@ def change_config(
     repo_blob_url: where a registry has the lowers, "" as it was. accelerated:
     the last of lowers is no layer, but what is read first.
     """
-    found = _read(path) or (_read(like) if like else {})
+    found = _read(path) or (_unpaired(_read(like)) if like else {})
     if repo_blob_url:
         found["repoBlobUrl"] = repo_blob_url
     found["lowers"] = [*lowers, *_first_read(found, path.exists(), accelerated)]
     found["upper"] = _upper_object(path.parent, upper) if upper else {}
-    own = dict(found.get(_OWN_KEY) or {})
+    own = _own(found)
     if room is not None:
         keys = {"maxSize": room.max_size, "garbage": room.garbage}
         own = {k: v for k, v in keys.items() if v is not None}
@@ -244,8 +248,10 @@ def _first_read(
 def remove_left_overs(path: Path) -> list[Path]:
     """Remove what the last change of a configuration left over; return that.
 
-    Only what is named as this room names files, and is not in use.
+    Only what is named as this room names files, and is not in use. The other
+    configuration of the image is told of the change before.
     """
+    tell_the_other(path)
     found = _read(path)
     names = (found.get(_OWN_KEY) or {}).pop(_REMOVE, None)
     if names is None:
@@ -261,6 +267,46 @@ def remove_left_overs(path: Path) -> list[Path]:
         del found[_OWN_KEY]
     _write(path, found)
     return removed
+
+
+def pair(path: Path, other: Path) -> None:
+    """Let two configurations of an image say the same from now on.
+
+    Whichever is changed, the other one is next. A pair that either was in
+    before ends. Raises what reading and writing raise.
+    """
+    if path.resolve() == other.resolve():
+        return
+    for one, partner in ((path, other), (other, path)):
+        found = _read(one)
+        found[_OWN_KEY] = {**_own(found), _SAME: str(partner.resolve())}
+        _write(one, found)
+
+
+def tell_the_other(path: Path) -> None:
+    """Change the other configuration of an image as path was, if there is one.
+
+    It must name path in turn. What cannot be done is left: it then names an
+    upper that was sealed or removed, and is refused.
+    """
+    with suppress(ObdError):
+        name = _own(_read(path)).get(_SAME)
+        other = Path(name) if isinstance(name, str) else path
+        if _own(_read(other)).get(_SAME) != str(path.resolve()):
+            return
+        found, there = ImageConfig.load(path), ImageConfig.load(other)
+        if (found.layer_files(), found.upper) != (there.layer_files(), there.upper):
+            change_config(other, rows_of(path, other.parent), found.upper)
+
+
+def _unpaired(found: dict[str, Any]) -> dict[str, Any]:
+    own = _own(found)
+    own.pop(_SAME, None)
+    return {**found, _OWN_KEY: own}
+
+
+def _own(found: dict[str, Any]) -> dict[str, Any]:
+    return dict(found.get(_OWN_KEY) or {})
 
 
 def _removed(file: Path) -> bool:

@@ -10,8 +10,9 @@ they are used as they are: what was pulled can be pushed unchanged.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import ClassVar
 from urllib.parse import urlsplit
@@ -41,6 +42,7 @@ from obdengine.oci.manifest import (
 from obdengine.oci.store import OpenStream, Progress
 from obdengine.ops.layers import open_layers
 from obdengine.ops.traces import pack_acceleration
+from obdengine.ops.turbo_package import described, package
 from obdengine.source import FileSource, MemorySource, Source
 from obdengine.source.joined import JoinedSource
 from obdengine.source.stream import SourceStream, sha256_of
@@ -66,8 +68,8 @@ class LocalStore:
         """Look at the layers of image, and at the documents in folder.
 
         client: for layers that only a registry has; it stays the caller's.
-        Raises UsageError for a writable image, Unsupported for a TurboOCI
-        layer, and what reading raises.
+        Raises UsageError for a writable image, and for a TurboOCI layer whose
+        files are not here, and what reading raises.
         """
         if image.upper:
             raise UsageError(
@@ -77,11 +79,25 @@ class LocalStore:
         self.name = name
         url = image.repo_blob_url
         self.home = urlsplit(url).netloc, oci.repository_of(f"{url.rstrip('/')}/")
-        self._layers = [_Layer(file, client) for file in image.layers]
+        self._made = ExitStack()
+        self._layers = [self._layer(file, client) for file in image.layers]
         if image.plans.acceleration:
             self._layers.append(_Trace(image.plans.acceleration, client))
         kept = _kept(folder, self._layers) if folder else None
         self._manifest, self._config = kept or _made(image, self._layers, folder)
+
+    def _layer(self, file: LayerFile, client: oci.Client) -> _Layer:
+        if not file.is_turbo:
+            return _Layer(file, client)
+        place = Path(self._made.enter_context(tempfile.TemporaryDirectory()))
+        return _Turbo(file, client, place)
+
+    def target_of(self, digest: str) -> Descriptor | None:
+        """Return the blob that a TurboOCI layer is an index over, None: no such."""
+        for layer in self._layers:
+            if isinstance(layer, _Turbo) and layer.target.digest == digest:
+                return layer.target
+        return None
 
     def manifest(self, which: str | None) -> tuple[Descriptor, bytes]:
         """Return the manifest of the image, whatever it is called."""
@@ -104,12 +120,14 @@ class LocalStore:
         for layer in self._layers:
             if layer.digest == descriptor.digest:
                 return layer.open()
+            if isinstance(layer, _Turbo) and layer.target.digest == descriptor.digest:
+                return layer.open_target()
         raise SourceMissing(f"{self.name}: no blob {descriptor.digest}")
 
     def has_blob(self, descriptor: Descriptor) -> bool:
         """Tell whether it is a layer, or the configuration."""
         known = {layer.digest for layer in self._layers} | {digest_of(self._config)}
-        return descriptor.digest in known
+        return descriptor.digest in known or bool(self.target_of(descriptor.digest))
 
     def put_blob(
         self,
@@ -136,7 +154,8 @@ class LocalStore:
         return []
 
     def close(self) -> None:
-        """Do nothing: no file is kept open."""
+        """Remove what was made to be sent; twice does nothing."""
+        self._made.close()
 
     def _read_only(self) -> ReadOnly:
         return ReadOnly(f"{self.name}: files of a local image are not put there so")
@@ -147,17 +166,13 @@ class _Layer:
 
     Attributes:
         digest, size: of what is sent.
+        diff_id: of the same without compression.
     """
 
     marks: ClassVar[dict[str, str]] = {words.VERSION: words.VERSION_NATIVE}
 
     def __init__(self, file: LayerFile, client: oci.Client) -> None:
         """Hash the layer unless what it is is known."""
-        if file.is_turbo:
-            raise UsageError(
-                f"{file.where or file.name}: a TurboOCI layer is not pushed from files",
-                hint="push the image that `obd convert` made: oci:DIR:TAG",
-            )
         self._file, self._client = file, client
         source = self.open()
         try:
@@ -165,8 +180,19 @@ class _Layer:
             same = source.size == file.size and not isinstance(source, JoinedSource)
             known = file.digest if same else ""
             self.digest = known or f"sha256:{sha256_of(source)}"
+            self.diff_id = self.digest
         finally:
             source.close()
+
+    def descriptor(self, kind: str) -> Descriptor:
+        """Return what a manifest says of it; kind: of its file system, or ""."""
+        annotations = {
+            **self.marks,
+            words.BLOB_DIGEST: self.digest,
+            words.BLOB_SIZE: str(self.size),
+            **({words.BLOB_FS_TYPE: kind} if kind else {}),
+        }
+        return Descriptor(words.OCI_LAYER, self.digest, self.size, annotations)
 
     def open(self) -> Source:
         """Return the layer as it is sent."""
@@ -185,6 +211,55 @@ class _Layer:
         ends = [tar.head(source.size), tar.tail(source.size)]
         head, tail = (MemorySource(part, source.name) for part in ends)
         return JoinedSource([head, source, tail], source.name)
+
+
+class _Turbo(_Layer):
+    """A TurboOCI layer: its files packed as one blob.
+
+    Attributes:
+        target: the original layer, which goes along.
+    """
+
+    def __init__(self, file: LayerFile, client: oci.Client, folder: Path) -> None:
+        """Pack the files into folder, and hash the target unless that is known."""
+        if file.path is None:
+            raise UsageError(
+                f"{file.where or file.name}: a TurboOCI layer whose files are not here",
+                hint="push or copy the image that it is from",
+            )
+        self._file, self._client = file, client
+        self._blob = folder / "blob"
+        self._packed = package(self._blob, file.path, file.gzip_index)
+        self.digest, self.size = self._packed.digest, self._packed.size
+        self.diff_id = self._packed.diff_id
+        with closing(self.open_target()) as target:
+            digest = file.target_digest or f"sha256:{sha256_of(target)}"
+            start = target.pread(0, min(4, target.size))
+            self.target = Descriptor(_media_type(start), digest, target.size)
+
+    def open(self) -> Source:
+        """Return the blob."""
+        return FileSource(self._blob)
+
+    def open_target(self) -> Source:
+        """Return the original layer, from this machine or from where it is."""
+        if self._file.target:
+            return FileSource(self._file.target)
+        if not self._file.target_url:
+            where = self._file.where or self._file.name
+            raise ConfigError(f"{where}: its target is not on this machine")
+        return self._client.source(self._file.target_url, size=None)
+
+    def descriptor(self, kind: str) -> Descriptor:
+        """Return what a manifest says of it."""
+        return described(self._packed, self.target)
+
+
+def _media_type(start: bytes) -> str:
+    """Return what an original layer is, by its first four bytes."""
+    if start.startswith(b"\x1f\x8b"):
+        return words.OCI_LAYER_GZIP
+    return words.OCI_LAYER_ZSTD if start == b"\x28\xb5\x2f\xfd" else words.OCI_LAYER
 
 
 class _Trace(_Layer):
@@ -222,24 +297,9 @@ def _made(
 ) -> tuple[bytes, bytes]:
     """Return a new manifest and configuration for layers."""
     kind = _file_system(image)
-    described = [
-        Descriptor(
-            words.OCI_LAYER,
-            layer.digest,
-            layer.size,
-            annotations={
-                **layer.marks,
-                words.BLOB_DIGEST: layer.digest,
-                words.BLOB_SIZE: str(layer.size),
-                **({words.BLOB_FS_TYPE: kind} if kind else {}),
-            },
-        )
-        for layer in layers
-    ]
-    config = _configuration(folder, [layer.digest for layer in layers])
-    manifest = Manifest(
-        words.OCI_MANIFEST, describe(config, words.OCI_CONFIG), described
-    )
+    rows = [layer.descriptor(kind) for layer in layers]
+    config = _configuration(folder, [layer.diff_id for layer in layers])
+    manifest = Manifest(words.OCI_MANIFEST, describe(config, words.OCI_CONFIG), rows)
     return manifest.raw(), config
 
 

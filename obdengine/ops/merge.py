@@ -23,7 +23,13 @@ from obdengine.layer import Layer, LayerWriter
 from obdengine.ops.contents import Piece, contents
 from obdengine.ops.difference import Budget
 from obdengine.ops.disks import STREAM
-from obdengine.ops.folder import change_config, lower_row, row_of, rows_of
+from obdengine.ops.folder import (
+    change_config,
+    lower_row,
+    row_of,
+    rows_of,
+    tell_the_other,
+)
 from obdengine.ops.held import holding
 from obdengine.ops.layer_file import LayerOptions, Written, write_layer
 from obdengine.ops.layers import open_layers
@@ -174,3 +180,4 @@ def _write_config(
         rows, like = [row_of(file, config.parent) for file in found.layers], None
     rows[first:end] = [row]
     change_config(config, rows, found.upper, like=like)
+    tell_the_other(config)

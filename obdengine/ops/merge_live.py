@@ -22,7 +22,7 @@ from obdengine.config import ImageConfig, LayerFile, resolve
 from obdengine.device import Device
 from obdengine.errors import Busy, ObdError, UsageError
 from obdengine.layer import Layer, Upper, open_layer
-from obdengine.ops.folder import change_config, lower_row, rows_of
+from obdengine.ops.folder import change_config, lower_row, rows_of, tell_the_other
 from obdengine.ops.in_use import judge_layers, judge_upper
 from obdengine.ops.layer_file import LayerOptions, Written
 from obdengine.ops.merge import judged_end, merge
@@ -65,6 +65,7 @@ def merge_live(
         except BaseException:
             target.unlink(missing_ok=True)
             raise
+        tell_the_other(path)
     if job.late:
         raise job.late
     return written

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from obdengine.layer import Layer, Upper, create_upper, open_layer, open_upper
 from obdengine.ops.folder import (
     change_config,
     lower_row,
+    pair,
     remove_left_overs,
     rows_of,
     upper_after,
@@ -64,7 +65,8 @@ def snapshot(
 
     new: a configuration that names the present layers, the present upper's
     data file as the top one, and an upper whose files are made if they are
-    missing, as overlaybd has it; config then says the same.
+    missing, as overlaybd has it; config then says the same, and from now on
+    each later change is made to both.
 
     Reads go on, writes wait for a moment. Raises ConfigError when config is
     not what device has or new not what it should be, LimitError for too many
@@ -73,6 +75,9 @@ def snapshot(
     """
     job = _Snapshot(device, Path(config), Path(new) if new else None)
     device.exchange(job.change)
+    if new:
+        with suppress(ObdError):  # it is the caller's, and may be out of reach
+            pair(job.config, Path(new))
     remove_left_overs(job.config)
     if job.late:
         raise job.late

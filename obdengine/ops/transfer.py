@@ -16,6 +16,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from obdengine import oci
+from obdengine.errors import LimitError, SourceMissing
 from obdengine.oci import words
 from obdengine.oci.digest import Stream
 from obdengine.oci.layout import LayoutStore
@@ -37,13 +38,16 @@ class Transferred:
         counts: blobs that were "sent", "mounted" out of another repository,
             "there" already, or are to be had "elsewhere" only.
         bytes_sent: of those that were sent.
-        left_out: digests of blobs that were to be had nowhere here.
+        left_out: digests of blobs that were to be had nowhere here, and of
+            documents that a list of referrers names and nobody has.
+        referrers: documents that refer to the image, or to one that does.
     """
 
     descriptor: Descriptor
     counts: Counter[str] = field(default_factory=Counter)
     bytes_sent: int = 0
     left_out: list[str] = field(default_factory=list)
+    referrers: int = 0
 
 
 def copy_image(
@@ -53,6 +57,7 @@ def copy_image(
     tag: str | None,
     *,
     every: bool = False,
+    referrers: bool = False,
     platform: oci.Platform | None = None,
     parallel: int = 4,
     progress: Progress | None = None,
@@ -60,13 +65,18 @@ def copy_image(
     """Copy the image that which, a tag or digest, is in source to target as tag.
 
     every: all images of an index, and the index itself; else only the one for
-    platform, None for this machine's. parallel: blobs at once. progress: bytes
-    of all blobs. Raises what the stores raise; what was sent stays then, and
-    is found by the next attempt.
+    platform, None for this machine's. referrers: what refers to these too:
+    signatures, TurboOCI images, and what refers to them. parallel: blobs at
+    once. progress: bytes of all blobs. Raises what the stores raise; what was
+    sent stays then, and is found by the next attempt.
     """
     documents = _documents(source, which, every, platform)
-    blobs, unknown = _blobs(source, documents)
     done = Transferred(documents[-1].descriptor)
+    if referrers:
+        more = _referring(source, documents, done.left_out)
+        done.referrers = len(more)
+        documents = [*more, *documents]
+    blobs, unknown = _blobs(source, documents)
     copying = _Copying(source, target, done)
     for_all(blobs, copying.copy, parallel=parallel, progress=progress)
     done.left_out += unknown
@@ -112,6 +122,36 @@ def _all(source: Store, which: str | None, depth: int) -> list[_Document]:
 
 
 _MAX_DEPTH = 5
+_MAX_REFERRERS = 1000
+
+
+def _referring(
+    source: Store, documents: Sequence[_Document], nowhere: list[str]
+) -> list[_Document]:
+    """Return what refers to documents, and to that, in any depth."""
+    if not isinstance(source, (RegistryStore, LayoutStore)):
+        return []
+    seen = {document.descriptor.digest for document in documents}
+    asked, found = list(seen), list[_Document]()
+    while asked:
+        for entry in source.referrers(asked.pop()).manifests:
+            if entry.digest in seen:
+                continue
+            seen.add(entry.digest)
+            try:
+                new = _all(source, entry.digest, 0)
+            except SourceMissing:  # it was removed, and the list was not told
+                nowhere.append(entry.digest)
+                continue
+            seen |= {document.descriptor.digest for document in new}
+            asked += [document.descriptor.digest for document in new]
+            found += new
+            if len(found) > _MAX_REFERRERS:
+                raise LimitError(
+                    f"{source.name}: more than {_MAX_REFERRERS} documents refer to "
+                    "the image"
+                )
+    return found
 
 
 def _blobs(
@@ -140,6 +180,8 @@ def _blobs(
 def target_of(source: Store, layer: Descriptor) -> Descriptor | None:
     """Return what a TurboOCI layer is an index over, if source has it."""
     digest = layer.annotations[words.TARGET_DIGEST]
+    if isinstance(source, LocalStore):
+        return source.target_of(digest)
     kind = layer.annotations.get(words.TARGET_MEDIA_TYPE, words.OCI_LAYER_GZIP)
     size: int | None = None
     if isinstance(source, RegistryStore):

@@ -15,9 +15,11 @@ import tarfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from obdengine.oci import words
+from obdengine.oci.manifest import Descriptor
 from obdengine.source.output import Output
 
-__all__ = ["INDEX_NAME", "META_NAME", "Packaged", "package"]
+__all__ = ["INDEX_NAME", "META_NAME", "Packaged", "described", "package"]
 
 META_NAME = "ext4.fs.meta"
 INDEX_NAME = "gzip.meta"
@@ -68,6 +70,19 @@ def package(dst: Path, meta: Path, index: Path | None) -> Packaged:
         out.commit()
     digest, diff_id = (f"sha256:{h.sha256.hexdigest()}" for h in (blob, tar))
     return Packaged(digest, blob.size, diff_id)
+
+
+def described(packed: Packaged, layer: Descriptor) -> Descriptor:
+    """Return the descriptor of a blob that is an index over layer."""
+    annotations = {
+        words.VERSION: words.VERSION_TURBO,
+        words.BLOB_DIGEST: packed.digest,
+        words.BLOB_SIZE: str(packed.size),
+        words.BLOB_FS_TYPE: META_NAME.partition(".")[0],
+        words.TARGET_DIGEST: layer.digest,
+        words.TARGET_MEDIA_TYPE: layer.media_type,
+    }
+    return Descriptor(words.OCI_LAYER_GZIP, packed.digest, packed.size, annotations)
 
 
 def _add(archive: tarfile.TarFile, name: str, path: Path | None) -> None:

@@ -26,7 +26,7 @@ from obdengine.oci.store import Store
 from obdengine.ops.folder import row_of
 from obdengine.ops.targets import NewFolder, NewImage
 from obdengine.ops.turbo_blob import TurboFiles
-from obdengine.ops.turbo_package import META_NAME, Packaged, package
+from obdengine.ops.turbo_package import META_NAME, described, package
 from obdengine.source import FileSource
 from obdengine.source.output import Output
 from obdengine.source.stream import SourceStream, sha256_of
@@ -226,7 +226,7 @@ class TurboStore(NewImage):
         meta, index = files
         blob = meta.with_suffix(".blob")
         packed = package(blob, meta, index)
-        descriptor = _described(packed, layer)
+        descriptor = described(packed, layer)
         self.store.put_blob(descriptor, lambda: SourceStream(FileSource(blob)))
         blob.unlink()
         if place := _place(self.store, descriptor):
@@ -257,18 +257,6 @@ class TurboStore(NewImage):
 def _place(store: Store, layer: Descriptor) -> Path | None:
     """Return where a layer is, when that is a file of this machine."""
     return store.path_of(layer) if isinstance(store, LayoutStore) else None
-
-
-def _described(packed: Packaged, layer: Descriptor) -> Descriptor:
-    annotations = {
-        words.VERSION: words.VERSION_TURBO,
-        words.BLOB_DIGEST: packed.digest,
-        words.BLOB_SIZE: str(packed.size),
-        words.BLOB_FS_TYPE: META_NAME.partition(".")[0],
-        words.TARGET_DIGEST: layer.digest,
-        words.TARGET_MEDIA_TYPE: layer.media_type,
-    }
-    return Descriptor(words.OCI_LAYER_GZIP, packed.digest, packed.size, annotations)
 
 
 def _copy(store: Store, layer: Descriptor, path: Path) -> None:

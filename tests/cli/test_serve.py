@@ -282,3 +282,14 @@ def test_wrong_words_about_writing(
 ) -> None:
     ran = obd("serve", image.config, *words, "--", "true", code=code)
     assert said in ran.err
+
+
+def test_what_a_service_file_says_in_vain(
+    obd: Obd, image: Image, tmp_path: Path
+) -> None:
+    service = tmp_path / "overlaybd.json"
+    words = ("--engine", "native", "--service", service, image.config)
+    for enable, said in ((True, 1), (False, 0)):
+        service.write_text(json.dumps({"gzipCacheConfig": {"enable": enable}}))
+        err = obd("serve", *words, "--", "true").err
+        assert err.count("note: gzipCacheConfig has no effect") == said

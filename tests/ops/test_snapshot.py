@@ -24,6 +24,8 @@ from obdengine.errors import (
 )
 from obdengine.layer import UpperOptions, create_upper, open_upper
 from obdengine.ops import snapshot as room
+from obdengine.ops.compact import compact
+from obdengine.ops.merge import merge
 from obdengine.ops.snapshot import snapshot
 from obdengine.ops.traces import pack_acceleration
 from obdengine.units import SECTOR
@@ -368,3 +370,49 @@ def test_what_is_read_first_stays_on_top(tmp_path: Path) -> None:
         assert said["accelerationLayer"] is True
         assert len(said["lowers"]) == count + 1
     assert writing.read(image.config) == image.disk
+
+
+def test_both_configurations_go_on(tmp_path: Path) -> None:
+    """Whichever is used later, and whatever it is changed by."""
+    image = writing.make(Random(12), tmp_path, "append")
+    image.write(Random(12), 20)
+    new = wanted(image, tmp_path / "other")
+    with obdengine.open(image.config, readonly=False) as device:
+        snapshot(device, image.config, new)
+        device.pwrite(0, b"n" * 512)
+        image.disk[:512] = b"n" * 512
+        snapshot(device, image.config)
+    for config in (new, image.config):
+        assert resolve([config]).layers == resolve([image.config]).layers
+        with obdengine.open(config, readonly=False) as device:
+            device.pwrite(512, b"o" * 512)
+            image.disk[512:1024] = b"o" * 512
+            snapshot(device, config)
+        compact(config)
+        merge(config, tmp_path / f"{config.stem}.obd", first=1, config=config)
+        assert resolve([new]).upper == resolve([image.config]).upper
+        assert writing.read(new) == writing.read(image.config) == image.disk
+    third = wanted(image, tmp_path / "third", "third")
+    with obdengine.open(image.config, readonly=False) as device:
+        snapshot(device, image.config, third)
+    image.check()
+    assert writing.read(third) == image.disk
+    with pytest.raises(FormatError):  # two are told, the last that was named
+        obdengine.open(new, readonly=False)
+
+
+def test_only_who_agrees_is_told(tmp_path: Path) -> None:
+    """A configuration cannot have another one changed that knows nothing of it."""
+    image = writing.make(Random(13), tmp_path, "append")
+    other = tmp_path / "mine.json"
+    other.write_text(json.dumps({"lowers": [{"file": str(image.lowers[0])}]}))
+    before = other.read_bytes()
+    found = json.loads(image.config.read_bytes())
+    for name in (str(other), "/etc/passwd", 7, str(image.config)):
+        found = json.loads(image.config.read_bytes())
+        found["obdengine"] = {"same": name}
+        image.config.write_text(json.dumps(found))
+        with obdengine.open(image.config, readonly=False) as device:
+            snapshot(device, image.config)
+    assert other.read_bytes() == before
+    image.check()

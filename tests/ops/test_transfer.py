@@ -277,6 +277,64 @@ def test_ordinary_image_is_no_disk(
         pull_image(store_of(target), "v1", tmp_path / "pulled")
 
 
+SIGNATURE = "application/vnd.example.signature"
+
+
+def artifact(layout: Path, about: dict[str, Any], text: bytes) -> dict[str, Any]:
+    """Put something that refers to a manifest, and return its descriptor."""
+    kind = "application/vnd.oci.image.manifest.v1+json"
+    config = oci_images.put(layout, b"{}", "application/vnd.oci.empty.v1+json")
+    found = {
+        "schemaVersion": 2,
+        "mediaType": kind,
+        "artifactType": SIGNATURE,
+        "config": config,
+        "layers": [oci_images.put(layout, text, "text/plain")],
+        "subject": {key: about[key] for key in ("mediaType", "digest", "size")},
+    }
+    return oci_images.put(layout, json.dumps(found).encode(), kind)
+
+
+@pytest.fixture
+def signed(tmp_path: Path) -> tuple[Path, list[str]]:
+    """A layout: an image, what refers to it, and what refers to that; digests."""
+    layout = oci_images.make_layout(
+        tmp_path / "layout", [oci_images.small_tar(a="x")], tag="v1"
+    )
+    (image,) = json.loads((layout / "index.json").read_text())["manifests"]
+    signature = artifact(layout, image, b"signed")
+    of_that = artifact(layout, signature, b"signed again")
+    for entry in (signature, of_that):
+        oci_images.name(layout, entry, None)
+    return layout, [entry["digest"] for entry in (image, signature, of_that)]
+
+
+def test_what_refers_to_an_image_goes_along(
+    obd: Obd, registry: Registry, tmp_path: Path, signed: tuple[Path, list[str]]
+) -> None:
+    """Over a registry without an API for it, a layout, and back; in any depth."""
+    layout, (image, signature, of_that) = signed
+    first, source = name_in(registry, tmp_path), f"oci:{layout}:v1"
+    assert obd("push", "--output", "json", source, first).json()["referrers"] == 0
+    words = ("copy", "--output", "json", "--referrers")
+    assert obd(*words, source, first).json()["referrers"] == 2
+    other = first.replace("/test/", "/elsewhere/")
+    assert obd(*words, first, other).json()["referrers"] == 2
+    back = tmp_path / "back"
+    obd(*words, other, f"oci:{back}:v1")
+    blobs = {path.name for path in (back / "blobs/sha256").iterdir()}
+    assert blobs == {path.name for path in (layout / "blobs/sha256").iterdir()}
+    assert obd(*words, f"oci:{back}", f"{other}-2").json()["referrers"] == 2
+    store = oci.open_store(oci.parse(other))
+    assert isinstance(store, oci.RegistryStore)
+    (entry,) = store.referrers(image).manifests
+    assert (entry.digest, entry.artifact_type) == (signature, SIGNATURE)
+    assert [e.digest for e in store.referrers(signature).manifests] == [of_that]
+    store.close()
+    err = obd("copy", "--referrers", first, tmp_path / "folder", code=2).err
+    assert "--referrers does not go with a folder" in err
+
+
 def test_every_image_of_an_index(obd: Obd, registry: Registry, tmp_path: Path) -> None:
     layout = tmp_path / "layout"
     layout.mkdir()
@@ -434,7 +492,30 @@ def test_turbo_layers_are_pulled_with_what_they_point_at(
     moved = (tmp_path / "pulled").rename(tmp_path / "moved")
     config = moved / "config.v1.json"
     assert disk_of(obd, config, tmp_path / "2.raw") == disk
-    assert "oci:DIR:TAG" in obd("push", config, turbo, code=2).err
+
+
+def test_turbo_layers_are_pushed_from_files(
+    obd: Obd, registry: Registry, turbo: str, tmp_path: Path
+) -> None:
+    """With the layers that they point at, as the image that they were."""
+    disk = disk_of(obd, turbo, tmp_path / "1.raw")
+    obd("pull", turbo, tmp_path / "pulled")
+    config = tmp_path / "pulled" / "config.v1.json"
+    layout = f"oci:{tmp_path}/layout:turbo"
+    first = obd("copy", "--output", "json", config, layout).json()
+    assert disk_of(obd, layout, tmp_path / "2.raw") == disk
+    raw = skopeo("inspect", "--raw", "--tls-verify=false", turbo)
+    before = json.loads(raw)
+    assert first["digest"] == oci_images.digest_of(raw)
+    for name in ("manifest.json", "image.json"):
+        (tmp_path / "pulled" / name).unlink()
+    other = turbo.replace("/test/", "/elsewhere/")
+    assert obd("push", "--output", "json", config, other).json()["left-out"] == []
+    assert disk_of(obd, other, tmp_path / "3.raw") == disk
+    found = json.loads(skopeo("inspect", "--raw", "--tls-verify=false", other))
+    assert found["layers"] == before["layers"]
+    (tmp_path / "pulled" / "layer-1" / "target").unlink()
+    assert "targetFile" in obd("push", config, other, code=2).err
 
 
 def test_turbo_image_refers_to_the_ordinary_one(turbo: str) -> None:
