@@ -34,9 +34,9 @@ OURS = {
     "ours, zstd 4K": ["--compress", "zstd", "--block-size", "4k"],
     "ours, zstd 16K": ["--compress", "zstd", "--block-size", "16k"],
     "ours, zstd 64K": ["--compress", "zstd", "--block-size", "64k"],
-    "ours, zstd -9 64K": [
+    "ours, zstd -3 64K": [
         *("--compress", "zstd", "--block-size", "64k"),
-        *("--level", "9"),
+        *("--level", "3"),
     ],
 }
 THEIRS = "`umoci unpack`, `mke2fs -d`, `zstd -3`"

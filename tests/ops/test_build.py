@@ -249,6 +249,19 @@ def test_known_layers_are_not_converted_again(
     assert not any(x.reused for x in converted(layout, tmp_path / "5", zstd).layers)
 
 
+def test_usual_level_of_zstd(layout: Path, tmp_path: Path) -> None:
+    """Higher than that of a disk: an image is built once."""
+    found = [
+        digests(converted(layout, tmp_path / name, replace(OPTIONS, layer=layer)))
+        for name, layer in {
+            "usual": LayerOptions(codec="zstd", block_size=65536),
+            "6": LayerOptions(codec="zstd", block_size=65536, level=6),
+            "3": LayerOptions(codec="zstd", block_size=65536, level=3),
+        }.items()
+    ]
+    assert found[0] == found[1] != found[2]
+
+
 def test_known_layer_that_is_gone(layout: Path, tmp_path: Path) -> None:
     options = replace(OPTIONS, known=KnownLayers(tmp_path / "cache"))
     first = converted(layout, tmp_path / "1", options)
