@@ -18,6 +18,7 @@ import pytest
 
 from tests.host import rig
 from tests.host.rig import Host
+from tests.running import PATIENCE
 from tests.tools import environment, requires, tool
 
 pytestmark = requires(
@@ -241,7 +242,7 @@ def test_requests_wait_for_the_next_server(host: Host, image: Path) -> None:
     with pytest.raises(subprocess.TimeoutExpired):
         writer.wait(0.3)
     host.obd("attach", "--all")
-    assert writer.wait(30) == 0
+    assert writer.wait(PATIENCE) == 0
 
 
 @pytest.mark.parametrize("which", [0, 1])

@@ -20,6 +20,7 @@ import pytest
 
 from tests.host import rig
 from tests.host.rig import Host
+from tests.running import PATIENCE
 from tests.tools import environment, requires
 
 pytestmark = requires(
@@ -46,16 +47,15 @@ def managed(host: Host) -> Iterator[subprocess.Popen[str]]:
         yield process
     finally:
         process.terminate()
-        assert process.wait(60) == 0
+        assert process.wait(PATIENCE) == 0
         process.stderr.close()
 
 
 def until(true: Callable[[], bool]) -> None:
-    for _ in range(400):
-        if true():
-            return
+    end = time.monotonic() + PATIENCE
+    while not true():
+        assert time.monotonic() < end, "nothing happens"
         time.sleep(0.05)
-    raise AssertionError("nothing happens")
 
 
 def ask(host: Host, method: str, path: str, body: object = None) -> tuple[int, Any]:
@@ -133,4 +133,4 @@ def test_systemd_gives_it_its_socket(host: Host) -> None:
             assert reply.status == 200
     finally:
         process.terminate()
-        process.wait(60)
+        process.wait(PATIENCE)

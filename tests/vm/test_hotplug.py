@@ -417,11 +417,11 @@ def test_requests_go_on_when_the_server_is_started_again(
         with SyncMachine(guest.qmp) as machine:
             machine.attach(Disk("data", str(export.socket)))
         for number in (5, 15):
-            guest.wait_for(f"SYNCED {number}", 40)
+            guest.wait_for(f"SYNCED {number}")
             os.kill(export.process.pid, 9)
             export.process.wait()
             export = restarted(export, folder, own)
-        assert guest.wait_for("FINISHED", 40) == "FINISHED 40"
+        assert guest.wait_for("FINISHED") == "FINISHED 40"
         assert guest.wait() == 0, guest.said()
         assert "TROUBLE" not in guest.said()
     export.stop()
