@@ -281,6 +281,35 @@ _CHECKS = [
         doctor_vm.selinux,
     ),
     _Check(
+        "sockets",
+        "disks of machines that the system's libvirt runs",
+        "chmod o+x the folder; obd vm attach --owner USER gives USER the socket",
+        False,
+        doctor_vm.sockets,
+    ),
+    _Check(
+        "file systems",
+        "obd mount, and what takes its writes",
+        "modprobe what is missing; or: obd attach --via file, and FUSE on it",
+        False,
+        doctor_vm.file_systems,
+    ),
+    _Check(
+        "ntfs",
+        "obd mount of NTFS",
+        "modprobe ntfs3, or apt-get install ntfs-3g",
+        False,
+        doctor_vm.ntfs,
+    ),
+    _Check(
+        "rootless",
+        "obd mount and containers for who is not root",
+        "apt-get install fuse2fs; chmod 666 /dev/fuse; "
+        "sysctl kernel.unprivileged_userns_clone=1 user.max_user_namespaces=10000",
+        False,
+        doctor_vm.rootless,
+    ),
+    _Check(
         "containers",
         "programs of a mounted image as containers",
         "apt-get install crun runc",

@@ -16,8 +16,8 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from obdengine import ext4
 from obdengine.config import LayerFile
 from obdengine.device import Device, Read, Recorder
 from obdengine.device.recorder import Noted
@@ -29,6 +29,10 @@ from obdengine.source import FileSource, Source
 from obdengine.source.cache import key_of
 from obdengine.source.writable import WritableFile
 from obdengine.units import KIB, MIB
+
+# Few traces are lists of paths, and every server of a disk has this in memory.
+if TYPE_CHECKING:
+    from obdengine import ext4
 
 __all__ = [
     "Recording",
@@ -154,6 +158,8 @@ def paths_to_reads(lines: Sequence[str], device: Device) -> list[Read]:
     A line is a path; one that ends in / or * means all below it. What is not
     in the image is left out. Raises what reading the image raises.
     """
+    from obdengine import ext4
+
     reads: list[Read] = []
     with ext4.open_file_system(device, readonly=True) as volume:
         for line in lines:

@@ -297,9 +297,13 @@ class Machine:
     async def _plug(self, disk: Disk, bus: str | None) -> None:
         """Add a device for a disk at the first place that takes it."""
         said: VmError | None = None
+        ports = [i for i, kind in (await self._added()).items() if kind == _PORT]
         for driver, place in await self._places(bus):
+            words = device(disk, driver, place)
+            # A port has one place that guests look at, and QEMU 7.2 takes more.
+            words |= {"addr": "0"} if place in ports else {}
             try:
-                await self._ask("device_add", device(disk, driver, place))
+                await self._ask("device_add", words)
             except VmError as error:
                 said = said or error
             else:

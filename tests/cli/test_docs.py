@@ -134,3 +134,35 @@ def exit_code(kind: type[errors.ObdError]) -> int:
     if issubclass(kind, errors.UsageError):
         return 2
     return 3 if issubclass(kind, errors.FormatError) else 1
+
+
+# -- Commands in what people read
+
+GUIDES = [ROOT / "README.md", ROOT / "docs/vms.md", ROOT / "docs/containers.md"]
+QUOTED = re.compile(r"(?:^    |`|\$ )(obd [a-z][^`\n#]*)", re.M)
+
+
+SCRIPTS = re.compile(r"\b(?:images|tests|systemd)/[\w./]+\w")
+
+
+def test_guides_use_words_that_there_are() -> None:
+    said = [(p.name, line) for p in GUIDES for line in QUOTED.findall(p.read_text())]
+    assert len(said) > 80
+    for page, line in said:
+        words = re.split(r"\s--\s", line)[0].split()
+        found: click.Command = obd
+        rest = words[1:]
+        while isinstance(found, click.Group) and rest:
+            known = found.get_command(CONTEXT, rest[0])
+            assert known, (page, line)
+            found, rest = known, rest[1:]
+        given = {word.split("=")[0] for word in rest if re.match(r"--?[a-zA-Z]", word)}
+        assert given <= options_of(found), (page, line)
+
+
+def test_guides_name_scripts_that_there_are() -> None:
+    for page in GUIDES:
+        for path in re.findall(
+            r"\b(?:images|tests|systemd)/[\w./]+\w", page.read_text()
+        ):
+            assert (ROOT / path).exists(), (page, path)

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from obdengine.cli import kvm
 from tests.running import Ran
@@ -61,3 +63,29 @@ def test_nbdkit_that_cannot_import_the_engine(obd: Obd, tmp_path: Path) -> None:
 def test_kvm_is_tried_and_not_only_seen() -> None:
     reason = kvm.why_not()
     assert reason is None or "/dev/kvm" in reason
+
+
+def checks(obd: Obd, **env: str) -> dict[str, dict[str, Any]]:
+    found = obd("doctor", "--output=json", code=None, env=env).json()["checks"]
+    return {check["name"]: check for check in found}
+
+
+def test_what_machines_and_mounts_lean_on_is_looked_at(obd: Obd) -> None:
+    found = checks(obd)
+    for name in ("apparmor", "selinux", "sockets", "libvirt", "kernel-nbd"):
+        assert name in found
+    for name in ("file systems", "ntfs", "rootless"):
+        assert found[name]["detail"]
+        assert found[name]["ok"] or len(found[name]["cure"]) > 10
+
+
+@requires("root", "libvirtd")
+def test_a_folder_that_machines_cannot_enter(obd: Obd, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir(mode=0o700)
+    found = checks(obd, OBD_RUN=str(run))["sockets"]
+    assert not found["ok"]
+    assert str(run) in found["detail"]
+    with tempfile.TemporaryDirectory(dir="/run") as folder:
+        Path(folder).chmod(0o711)
+        assert checks(obd, OBD_RUN=folder)["sockets"]["ok"]

@@ -307,6 +307,18 @@ def test_many_at_once(host: Host, image: Path) -> None:
     assert states == ["down", *["up"] * 5]
 
 
+@pytest.mark.soak
+def test_two_hundred(host: Host, image: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: host.attach(image), range(200)))
+    assert len({item["device"] for item in found}) == 200
+    assert {item["state"] for item in host.ps()} == {"up"}
+    for item in found[::20]:
+        assert content(item["device"])[1080:1082] == b"\x53\xef"
+    host.obd("detach", *(item["name"] for item in found))
+    assert host.ps() == []
+
+
 def test_a_file_for_who_has_no_devices(host: Host, image: Path, tmp_path: Path) -> None:
     found = host.attach("--via", "file", image)
     assert content(found["device"]) == content(rig.flat(image, tmp_path))

@@ -32,6 +32,8 @@ CELLS = [
     pytest.param("ext4", "sparse", marks=pytest.mark.soak),
     pytest.param("xfs", "append", marks=pytest.mark.soak),
     pytest.param("xfs", "sparse", marks=pytest.mark.soak),
+    pytest.param("ntfs", "append", marks=[pytest.mark.soak, requires("ntfs-3g")]),
+    pytest.param("ntfs", "sparse", marks=[pytest.mark.soak, requires("ntfs-3g")]),
 ]
 
 

@@ -20,7 +20,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.tools import ROOT, environment, tool
+import pytest
+
+from tests.host import rig
+from tests.running import run_obd
+from tests.tools import KERNEL, ROOT, environment, tool
 
 CACHE = ROOT / ".demo" / "cache"
 MODULES = "virtio_pci virtio_mmio virtio_blk virtio_scsi sd_mod ext4 xfs ntfs3"
@@ -209,6 +213,19 @@ def newer_kernel() -> Path | None:
     return made
 
 
+def kernel_for(kind: str) -> Path | None:
+    """Return the kernel that has a file system, None for the usual one.
+
+    Skips the test where that cannot be had.
+    """
+    if kind != "ntfs":
+        return None
+    found = newer_kernel()
+    if found is None:
+        pytest.skip(f"{KERNEL}no Linux with ntfs3 in this machine's package lists")
+    return found
+
+
 @functools.cache
 def _initrd(kernel: Path) -> Path:
     """Make the part of the initrd that all guests of a kernel have."""
@@ -263,3 +280,26 @@ def ports(count: int) -> Sequence[str]:
         port = f"pcie-root-port,id=port{number},chassis={number + 1},slot={number + 1}"
         words += ["-device", f"{port},addr=0x{number + 4:x}"]
     return words
+
+
+def file_in(
+    own: Path, kind: str, name: str, folder: Path, *, replay: bool = False
+) -> str:
+    """Return a file that a guest wrote to an upper, once its file system is sound.
+
+    replay: the guest had it mounted at its end; the journal is played first.
+    """
+    config = own / "config.v1.json"
+    run_obd("check", config)
+    with rig.host(folder / "reading") as host:
+        target = folder / "reading" / "target"
+        target.mkdir(parents=True, exist_ok=True)
+        if replay:
+            host.obd("mount", "-w", config, target)
+            host.obd("umount", target)
+        # ntfsfix has complaints about what ntfs3 leaves, which Windows has not.
+        assert kind == "ntfs" or rig.is_sound(config, kind, folder)
+        host.obd("mount", config, target)
+        text = (target / name).read_text()
+        host.obd("umount", target)
+    return text

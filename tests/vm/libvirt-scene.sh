@@ -28,8 +28,11 @@ vm start --define --emulate --upper own/root --form "$FORM" --kernel kernel \
 said FIRST
 vm attach machine --disk more --upper own/more --form "$FORM" --rate 50M image.obd
 said SECOND
+vm attach machine --disk fixed image.obd
+said THIRD
 "$OBD" ps | grep -q vm-machine.more
 vm snapshot machine
+vm detach machine --disk fixed
 vm detach machine --disk more
 said GONE
 ! "$OBD" ps | grep -q vm-machine.more

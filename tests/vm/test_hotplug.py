@@ -40,17 +40,39 @@ FORMS = ("append", "sparse")
 QUICK = ["q35-blk"]  # test_secure_container.py has a microvm
 
 CELLS = [
-    pytest.param(name, form, marks=[] if name in QUICK and form == "append" else soak)
+    pytest.param(
+        *(name, "ext4", form), marks=[] if name in QUICK and form == "append" else soak
+    )
     for name in MACHINES
     for form in FORMS
 ]
+CELLS += [
+    pytest.param("q35-blk", "xfs", form, marks=[soak, requires("mkfs.xfs")])
+    for form in FORMS
+]
+CELLS += [
+    pytest.param("q35-blk", "ntfs", form, marks=[soak, requires("mkntfs", "ntfs-3g")])
+    for form in FORMS
+]
+
+# What mounts each kind, and how what shall not be written is mounted.
+TYPES = {"ext4": "ext4", "xfs": "xfs", "ntfs": "ntfs3"}
+READING = {"ext4": "ro,noload", "xfs": "ro,norecovery", "ntfs": "ro"}
 
 WRITER = """
 echo READY
+fixed=$(disk fixed)
+mkdir -p /run/fixed
+[ "$(cat /sys/block/${fixed#/dev/}/ro)" = 1 ] || echo WRONG
+mount -t TYPE -o READING "$fixed" /run/fixed || echo WRONG
+! touch /run/fixed/file 2>/dev/null || echo WRONG
+umount /run/fixed
+echo FIXED
 device=$(disk data)
-mount -t ext4 "$device" /mnt && echo "of the guest" >/mnt/file && sync
+mount -t TYPE "$device" /mnt && echo "of the guest" >/mnt/file && sync
 umount /mnt
 echo "WROTE $(blockdev --getsize64 $device) $(cat /sys/block/${device#/dev/}/ro)"
+gone "$fixed"
 gone "$device"
 echo GONE
 while :; do sleep 1; done
@@ -66,35 +88,36 @@ def served(folder: Path, image: Path, *keys: str) -> Export:
     return start_nbdkit(folder, f"config={image}", *keys)
 
 
-def read_file(image: Path, folder: Path, name: str) -> str:
-    flat = rig.flat(image, folder)
-    done = rig.subprocess.run(
-        [rig.tool("debugfs"), "-R", f"cat {name}", flat], stdout=-1, stderr=-3
-    )
-    return done.stdout.decode()
-
-
-@pytest.mark.parametrize(("name", "form"), CELLS)
+@pytest.mark.parametrize(("name", "kind", "form"), CELLS)
 def test_guest_writes_to_a_disk_that_comes_and_goes(
-    images: Path, folder: Path, name: str, form: str
+    images: Path, folder: Path, name: str, kind: str, form: str
 ) -> None:
-    kind, bus, options = MACHINES[name]
-    own = folder / "own"
-    export = served(folder, rig.layer(images, "ext4"), f"upper={own}", f"form={form}")
-    with guests.started(folder, WRITER, *options, machine=kind) as guest:
+    board, bus, options = MACHINES[name]
+    kernel = guests.kernel_for(kind)
+    own, image = folder / "own", rig.layer(images, kind)
+    export = served(folder, image, f"upper={own}", f"form={form}")
+    fixed = served(folder, image)
+    script = WRITER.replace("TYPE", TYPES[kind]).replace("READING", READING[kind])
+    with guests.started(
+        folder, script, *options, machine=board, kernel=kernel
+    ) as guest:
         guest.wait_for("READY")
         with SyncMachine(guest.qmp) as machine:
+            machine.attach(Disk("fixed", str(fixed.socket), read_only=True), bus=bus)
+            guest.wait_for("FIXED")
             machine.attach(Disk("data", str(export.socket)), bus=bus)
-            assert list(machine.disks()) == ["data"]
-            size = (images / "ext4.raw").stat().st_size
+            assert sorted(machine.disks()) == ["data", "fixed"]
+            size = (images / f"{kind}.raw").stat().st_size
             assert guest.wait_for("WROTE").split()[1:] == [str(size), "0"]
+            machine.detach("fixed")
             machine.detach("data")
             assert machine.disks() == {}
             machine.detach("data")  # which is fine
         guest.wait_for("GONE")
+        assert "WRONG" not in guest.said()
     export.stop()
-    assert read_file(own / "config.v1.json", folder, "/file") == "of the guest\n"
-    assert rig.is_sound(own / "config.v1.json", "ext4", folder)
+    fixed.stop()
+    assert guests.file_in(own, kind, "file", folder) == "of the guest\n"
 
 
 # -- One guest that waits, for all that needs none of its own
