@@ -143,6 +143,47 @@ chunk(struct link *k, uint8_t *buf, size_t cap, size_t *size)
     return obd_get16(p + 6);
 }
 
+/* The chunks of a read of size bytes at `at`, put together: its error. */
+static uint32_t
+pieces(struct link *k, uint8_t *buf, uint64_t at, uint64_t size)
+{
+    uint8_t p[NBD_CHUNK_SIZE], q[12];
+    uint64_t done = 0;
+
+    do {
+        expect(k, p, sizeof p);
+        SAME(obd_get32(p), NBD_STRUCTURED_REPLY_MAGIC);
+        unsigned type = obd_get16(p + 6);
+        uint64_t length = obd_get32(p + 16);
+
+        if (type == NBD_REPLY_TYPE_ERROR) {
+            assert(length >= 6 && length <= size + 6);
+            expect(k, buf, length);
+            SAME(obd_get16(p + 4), NBD_REPLY_FLAG_DONE);
+            return obd_get32(buf);
+        }
+        if (type == NBD_REPLY_TYPE_NONE) {
+            SAME(length, 0);
+            continue;
+        }
+        expect(k, q, type == NBD_REPLY_TYPE_OFFSET_HOLE ? 12 : 8);
+        SAME(obd_get64(q), at + done);
+        if (type == NBD_REPLY_TYPE_OFFSET_HOLE) {
+            length = obd_get32(q + 8);
+            assert(length <= size - done);
+            memset(buf + done, 0, length);
+        } else {
+            SAME(type, NBD_REPLY_TYPE_OFFSET_DATA);
+            length -= 8;
+            assert(length <= size - done);
+            expect(k, buf + done, length);
+        }
+        done += length;
+    } while (obd_get16(p + 4) != NBD_REPLY_FLAG_DONE);
+    SAME(done, size);
+    return 0;
+}
+
 TEST(export_reads_of_all_sizes)
 {
     struct chance r = { 3 };
@@ -157,14 +198,18 @@ TEST(export_reads_of_all_sizes)
         for (uint64_t i = 0; i < 200; i++) {
             uint64_t size = 1 + chance_below(&r, i % 5 ? 9000 : s.size - 1);
             uint64_t at = chance_below(&r, s.size - size + 1), cookie;
-            size_t got, head = structured ? 8 : 0;
+            size_t got, head = 0;
 
-            ask(&k, NBD_CMD_READ, 0, i, at, size);
-            if (structured) {
+            ask(&k, NBD_CMD_READ, structured && i % 3 ? NBD_CMD_FLAG_DF : 0,
+                i, at, size);
+            if (structured && i % 3) {
                 SAME(chunk(&k, buf, s.size + 8, &got),
                      NBD_REPLY_TYPE_OFFSET_DATA);
                 SAME(got, size + 8);
                 SAME(obd_get64(buf), at);
+                head = 8;
+            } else if (structured) {
+                SAME(pieces(&k, buf, at, size), 0);
             } else {
                 SAME(simple(&k, &cookie), 0);
                 SAME(cookie, i);
@@ -228,8 +273,8 @@ TEST(export_does_all_commands)
         SAME(simple(&k, &cookie), 0);
     }
     ask(&k, NBD_CMD_READ, 0, 3, 1 << 20, sizeof data);
-    SAME(chunk(&k, back, sizeof back, &got), NBD_REPLY_TYPE_OFFSET_DATA);
-    SAME(memcmp(back + 8, data, sizeof data), 0);
+    SAME(pieces(&k, back, 1 << 20, sizeof data), 0);
+    SAME(memcmp(back, data, sizeof data), 0);
     ask(&k, NBD_CMD_WRITE_ZEROES, NBD_CMD_FLAG_FAST_ZERO, 4, 1 << 20, 512);
     SAME(simple(&k, &cookie), 0);
     ask(&k, NBD_CMD_TRIM, NBD_CMD_FLAG_FUA, 5, (1 << 20) + 512, 512);
@@ -353,4 +398,116 @@ TEST(export_leaves_a_client_that_does_not_read)
     shutdown(k.server, SHUT_RDWR);
     link_down(&k);
     disk_free(&d);
+}
+
+/* A disk in one plain layer, with a hole in the middle. */
+struct flat {
+    uint8_t *bytes;
+    struct obd_blob *blob;
+    struct obd_segmap *map;
+    struct obd_device *device;
+    int fd;
+};
+
+static void
+flat_make(struct flat *f)
+{
+    struct chance r = { 21 };
+    uint64_t third = DISK / SECTOR / 4, end = DISK / SECTOR;
+    struct obd_segment parts[2] = { entry(0, third, 0, false),
+                                    entry(end - third, third, end - third,
+                                          false) };
+
+    f->bytes = grab(DISK);
+    for (uint64_t at = 0; at < DISK; at += 1 << 16)
+        chance_fill(&r, f->bytes + at, 1 << 16);
+    f->fd = file_of(f->bytes, DISK);
+    memset(f->bytes + third * SECTOR, 0, DISK - 2 * third * SECTOR);
+    f->blob = obd_blob_new_plain(f->fd, 0, DISK);
+    f->map = obd_segmap_new(parts, 2);
+    f->device = obd_device_new(&f->blob, 1, f->map, NULL, DISK);
+    assert(f->blob != NULL && f->map != NULL && f->device != NULL);
+}
+
+static void
+flat_free(struct flat *f)
+{
+    obd_device_free(f->device);
+    obd_segmap_free(f->map);
+    obd_blob_free(f->blob);
+    close(f->fd);
+    free(f->bytes);
+}
+
+TEST(export_sends_from_files)
+{
+    struct flat f;
+    struct link k;
+    uint8_t *buf = grab(DISK);
+    size_t size = 1 << 20;
+
+    flat_make(&f);
+    link_up(&k, f.device, DISK, false, true);
+    for (uint64_t i = 0; i < 8; i++)
+        ask(&k, NBD_CMD_READ, 0, i, i * (DISK - size) / 8, size);
+    /* Nobody has read any: it must not hold whoever exchanges the device. */
+    obd_port_use(k.port, NULL, false);
+    obd_port_use(k.port, f.device, false);
+    close(k.client);
+    link_down(&k);
+    link_up(&k, f.device, DISK, false, true);
+    for (uint64_t i = 0; i < 30; i++) {
+        uint64_t at = i * 4099 % (DISK - size);
+
+        ask(&k, NBD_CMD_READ, 0, i, at, size);
+        SAME(pieces(&k, buf, at, size), 0);
+        SAME(memcmp(buf, f.bytes + at, size), 0);
+    }
+    SAME(atomic_load(&k.calls), 0);
+    SAME(ftruncate(f.fd, 4096), 0);
+    ask(&k, NBD_CMD_READ, 0, 1, 0, size);
+    SAME(pieces(&k, buf, 0, size), NBD_EIO);
+    SAME(atomic_load(&k.calls), 1);
+    ask(&k, NBD_CMD_READ, 0, 1, 0, 4096);
+    SAME(pieces(&k, buf, 0, 4096), 0);
+    close(k.client);
+    link_down(&k);
+    flat_free(&f);
+    free(buf);
+}
+
+/* A file that is cut and made whole again while it is sent. */
+static void *
+cut(void *arg)
+{
+    struct flat *f = arg;
+
+    for (int i = 0; i < 200; i++) {
+        SAME(ftruncate(f->fd, 4096 * i), 0);
+        SAME(ftruncate(f->fd, DISK), 0);
+    }
+    return NULL;
+}
+
+TEST(export_outlives_its_files)
+{
+    struct flat f;
+    struct link k;
+    pthread_t cutter;
+    uint8_t *buf = grab(DISK);
+
+    flat_make(&f);
+    link_up(&k, f.device, DISK, false, true);
+    SAME(pthread_create(&cutter, NULL, cut, &f), 0);
+    for (uint64_t i = 0; i < 200; i++) {
+        ask(&k, NBD_CMD_READ, 0, i, 0, 1 << 20);
+        uint32_t error = pieces(&k, buf, 0, 1 << 20);
+
+        assert(error == 0 || error == NBD_EIO);
+    }
+    pthread_join(cutter, NULL);
+    close(k.client);
+    link_down(&k);
+    flat_free(&f);
+    free(buf);
 }

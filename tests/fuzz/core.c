@@ -15,6 +15,7 @@
 
 #undef NDEBUG
 #include <assert.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdlib.h>
@@ -500,7 +501,7 @@ listen_to(void *arg)
     return NULL;
 }
 
-/* Requests with all words as the input has them, but mostly the magic. */
+/* Requests in the input's words, but mostly with the magic. */
 static void
 invent(struct input *in, struct client *c)
 {
@@ -549,20 +550,21 @@ fuzz_requests(struct input *in)
 {
     unsigned kind = (unsigned)number(in, 1);
     struct painted p = { .disk_end = SERVED_SECTORS, .data_sectors = 8 };
-    int fds[2] = { memfd_create("data", MFD_CLOEXEC),
-                   memfd_create("index", MFD_CLOEXEC) }, ends[2];
-    struct obd_segment none = { 0, 0 };
-    struct obd_blob *nothing[1] = { NULL };
-    struct obd_segmap *map = obd_segmap_new(&none, 0);
-    struct obd_fault f;
+    int ends[2], fds[3] = { memfd_create("data", 0), memfd_create("index", 0),
+                            memfd_create("below", 0) };
+    struct obd_segment half = { UINT64_C(256) << OBD_START_BITS, 0 };
+    struct obd_blob *below = obd_blob_new_plain(fds[2], 0, 256 * 512);
+    struct obd_segmap *map = obd_segmap_new(&half, 1);
     pthread_t threads[2];
+    struct obd_fault f;
 
-    assert(ftruncate(fds[0], 4096) == 0 && ftruncate(fds[1], 4096) == 0);
+    assert(ftruncate(fds[0], 4096) == 0 && ftruncate(fds[1], 4096) == 0
+           && fallocate(fds[2], 0, 0, kind & 8 ? 1 << 15 : 1 << 17) == 0);
     struct obd_upper *u = replayed(&p, fds, 0);
 
     assert(obd_upper_start(u, 8, &f) == OBD_OK);
-    struct obd_device *d = obd_device_new(nothing, 0, map, u,
-                                          SERVED_SECTORS * 512);
+    struct obd_device *d
+        = obd_device_new(&below, 1, map, u, SERVED_SECTORS * 512);
     assert(socketpair(AF_UNIX, SOCK_STREAM, 0, ends) == 0);
     struct client c = { .fd = ends[0] };
 
@@ -573,12 +575,11 @@ fuzz_requests(struct input *in)
     shutdown(ends[1], SHUT_RDWR);
     pthread_join(threads[0], NULL);
     pthread_join(threads[1], NULL);
-    for (int i = 0; i < 2; i++) {
-        close(ends[i]);
-        close(fds[i]);
-    }
+    for (int i = 0; i < 5; i++)
+        close(i < 2 ? ends[i] : fds[i - 2]);
     free(c.says);
     obd_device_free(d);
+    obd_blob_free(below);
     obd_segmap_free(map);
     obd_upper_free(u);
 }
@@ -589,8 +590,7 @@ int
 LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static void (*const targets[])(struct input *) = {
-        fuzz_index, fuzz_block, fuzz_table, fuzz_disk, fuzz_log,
-        fuzz_requests,
+        fuzz_index, fuzz_block, fuzz_table, fuzz_disk, fuzz_log, fuzz_requests,
     };
     struct input in = { data, size };
 

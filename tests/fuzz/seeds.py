@@ -81,7 +81,7 @@ def for_core() -> Iterator[bytes]:
 
 def requests() -> Iterator[bytes]:
     """Yield what clients of each kind ask for, all commands among it."""
-    for kind in range(8):
+    for kind in range(16):
         chance = Random(kind)
         asked = [
             bytes([chance.randrange(8)])
