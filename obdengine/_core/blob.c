@@ -533,6 +533,12 @@ obd_blob_span(const struct obd_blob *b, uint64_t i, uint64_t *file_offset,
 }
 
 uint64_t
+obd_blob_block(const struct obd_blob *b)
+{
+    return b->jump != NULL ? UINT64_C(1) << b->jump->block_shift : 0;
+}
+
+uint64_t
 obd_blob_step(const struct obd_blob *b, uint64_t offset)
 {
     b = side(b, &offset);

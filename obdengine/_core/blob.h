@@ -109,6 +109,9 @@ extern void obd_blob_span(const struct obd_blob *b, uint64_t i,
                           uint64_t *file_offset, uint64_t *file_size)
     OBD_NONNULL(1, 3, 4);
 
+/* Bytes that its blocks inflate to, a power of two; 0 where there are none. */
+extern uint64_t obd_blob_block(const struct obd_blob *b) OBD_NONNULL(1);
+
 /* Whether all of that range is here. */
 extern bool obd_blob_present(const struct obd_blob *b, uint64_t file_offset,
                              uint64_t file_size)

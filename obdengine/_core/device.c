@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "bytes.h"
+#include "split.h"
 
 #define SECTOR_SIZE (UINT64_C(1) << OBD_SECTOR_SHIFT)
 
@@ -266,6 +267,21 @@ read_simply(const struct obd_device *d, uint64_t offset, uint8_t *buf,
     return true;
 }
 
+static int
+read_range(const void *device, uint64_t offset, uint8_t *buf, size_t size,
+           struct obd_fault *fault)
+{
+    const struct obd_device *d = device;
+    struct obd_scratch *scratch = obd_scratch_take();
+
+    if (scratch == NULL)
+        return OBD_NOMEM;
+    int status = read_parts(d, offset, buf, size, scratch, fault);
+
+    obd_scratch_give(scratch);
+    return status;
+}
+
 int
 obd_device_read(const struct obd_device *d, uint64_t offset, uint8_t *buf,
                 size_t size, struct obd_fault *fault)
@@ -275,15 +291,17 @@ obd_device_read(const struct obd_device *d, uint64_t offset, uint8_t *buf,
     if (status != OBD_OK
         || read_simply(d, offset, buf, size, &status, fault))
         return status;
-    struct obd_scratch *scratch = obd_scratch_take();
-    if (scratch == NULL)
-        return OBD_NOMEM;
     unsigned ticket = d->upper ? obd_upper_enter(d->upper) : 0;
 
-    status = read_parts(d, offset, buf, size, scratch, fault);
+    if (OBD_LIKELY(size < OBD_SPLIT_FROM)) {
+        status = read_range(d, offset, buf, size, fault);
+    } else {
+        struct obd_split s = { d->map, d->blobs, d, read_range };
+
+        status = obd_split_read(&s, offset, buf, size, fault);
+    }
     if (d->upper)
         obd_upper_leave(d->upper, ticket);
-    obd_scratch_give(scratch);
     return status;
 }
 

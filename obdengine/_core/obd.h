@@ -2,8 +2,8 @@
 /* obd - words that every part of the core uses: status, fault, segment.
  *
  * The core reads and checks bytes that are on this machine.  It opens no
- * file, starts no thread, logs nothing and knows nothing of Python.  Words
- * from outside are checked and reported, never asserted.
+ * file, starts no thread but its helpers, logs nothing and knows nothing of
+ * Python.  Words from outside are checked and reported, never asserted.
  */
 
 #ifndef OBD_H

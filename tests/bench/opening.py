@@ -19,7 +19,7 @@ import obdengine
 from obdengine.units import KIB, MIB
 from tests.bench.harness import Figure, Table, in_turn, ratio, short, timed
 from tests.bench.stacks import stack
-from tests.bench.workshop import Workshop, pinned
+from tests.bench.workshop import Workshop, pinned, run
 from tests.tools import environment, tool
 
 LAYERS = 40
@@ -40,6 +40,30 @@ import sys
 from obdengine import open
 print("done", flush=True)
 sys.stdin.read()
+"""
+
+
+# Opens the same many times, and prints the bytes that each of them takes of its
+# own, having been read from, and those of the index, an entry.
+MANY = f"""
+import sys, obdengine
+from pathlib import Path
+
+def own():
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    found = [line.split() for line in lines if line.startswith("Private_")]
+    return sum(int(words[1]) for words in found) * 1024
+
+def disk():
+    device = obdengine.open(sys.argv[2:])
+    device.pread({AT}, {SIZE})
+    return device
+
+count = int(sys.argv[1])
+some = [disk() for _ in range(20)]
+before = own()
+more = [disk() for _ in range(count)]
+print((own() - before) / count, some[0]._table.memory / some[0].entries)
 """
 
 
@@ -110,7 +134,8 @@ def bench(shop: Workshop) -> str:
     read = {start.read for start in (*ours.values(), *qemu.values())}
     assert len(read) == 1, "they read different bytes"
     assert len(read.pop()) == SIZE
-    return "\n\n".join([times(figures).markdown(), memory(ours, qemu, bare).markdown()])
+    tables = [times(figures), memory(ours, qemu, bare), together(layers)]
+    return "\n\n".join(made.markdown() for made in tables)
 
 
 def start_ours(layers: list[Path]) -> Start:
@@ -160,4 +185,18 @@ def memory(ours: dict[int, Start], qemu: dict[int, Start], bare: Start) -> Table
         more = (held[LAYERS] - held[1]) / (LAYERS - 1)
         table.add(words, short(held[1]), short(held[LAYERS]), short(more))
     table.add("Python that only imports `obdengine`", short(bare.memory / MIB), "", "")
+    return table
+
+
+def together(layers: dict[int, list[Path]]) -> Table:
+    """Return the memory of many disks over the same layers in one process."""
+    words = "a Python with 200 disks over the same files"
+    table = Table([words, "1 file", f"{LAYERS} files"])
+    found = {
+        count: run(sys.executable, "-c", MANY, "200", *paths).split()
+        for count, paths in layers.items()
+    }
+    each, entry = zip(*(found[count] for count in (1, LAYERS)), strict=True)
+    table.add("each disk more, KiB", *(short(float(text) / KIB) for text in each))
+    table.add("index, bytes an entry", *(short(float(text)) for text in entry))
     return table

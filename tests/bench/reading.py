@@ -53,7 +53,8 @@ def bench(shop: Workshop) -> str:
             "In C, one thread, 4 KiB at random that are not all zeros, and 1 MiB"
             " after 1 MiB; *bare* is a loop of pread, crc and codec over the same"
             " blocks. *Again*: of blocks that were inflated for their neighbours"
-            " just before. *2 CPUs*: two threads, each with its half:",
+            " just before. *2 CPUs*: one reader still; *2 readers*: each has its"
+            " half:",
             table(in_c).markdown(),
             "From Python, `device.pread_into` beside `os.preadv`, both into one"
             " buffer:",
@@ -66,7 +67,7 @@ def from_c(shop: Workshop, layers: dict[str, Path], reads: int) -> Figures:
     """Measure in C, with the files brought into the page cache anew each round.
 
     Where its pages happen to lie makes a file up to 1.5 times as fast to read.
-    What two threads read is measured on two CPUs, all else on one.
+    What helpers and a second thread do is measured on two CPUs, all else on one.
     """
     program = shop.compiled("read", libraries=["lz4", "z", "zstd"])
     named = [f"{kind}={path}" for kind, path in layers.items()]
@@ -91,10 +92,11 @@ def make(shop: Workshop, kind: str) -> Path:
 def table(figures: Figures) -> Table:
     """Return what the C program found."""
     small = ["random, us", "of flat", "of bare", "again, us"]
-    made = Table(["", *small, "GB/s", "of flat", "of bare", "2 CPUs, GB/s"])
+    large = ["GB/s", "of flat", "of bare", "2 CPUs, GB/s", "2 readers"]
+    made = Table(["", *small, *large])
     flat = figures["flat"]
     cells = [short(flat["random"].median * 1e6), "1", "", ""]
-    made.add("`pread` of the flat disk", *cells, speed(flat), "1", "", "")
+    made.add("`pread` of the flat disk", *cells, speed(flat), "1", "", "", "")
     for kind in KINDS:
         mine, bare = figures[kind], figures[f"{kind}+bare"]
         made.add(
@@ -108,6 +110,7 @@ def table(figures: Figures) -> Table:
             ratio(mine["sequential"], bare["sequential"])
             if "sequential" in bare
             else "",
+            speed(mine, "helped"),
             speed(mine, "both"),
         )
     return made

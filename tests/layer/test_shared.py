@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,9 @@ import pytest
 import obdengine
 from obdengine.errors import SourceMissing
 from obdengine.layer import open_shared
+from obdengine.ops.convert import to_layer
+from obdengine.ops.layer_file import LayerOptions
+from obdengine.units import KIB
 from tests import stacks
 from tests.stacks import Image
 
@@ -40,6 +44,32 @@ def test_disks_share_layers_and_their_index(image: Image) -> None:
             assert two.pread(0, two.size) == image.disk
         assert one.pread(0, one.size) == image.disk
     assert descriptors() == before
+
+
+def test_disks_share_inflated_blocks(tmp_path: Path) -> None:
+    """What one has inflated another reads, whatever becomes of the file."""
+    raw, layer = tmp_path / "disk.raw", tmp_path / "disk.obd"
+    raw.write_bytes(b"".join(bytes([n]) * 4096 for n in range(1, 17)))
+    to_layer(raw, layer, options=LayerOptions(codec="lz4", block_size=64 * KIB))
+    with obdengine.open([layer]) as one, obdengine.open([layer]) as two:
+        # The header is a page too, so one block does not hold them all.
+        assert one.pread(4096, 4096) == bytes([2]) * 4096
+        with layer.open("r+b") as file:
+            file.seek(512)
+            file.write(b"junk" * 8)
+        assert two.pread(2 * 4096, 4096) == bytes([3]) * 4096
+
+
+def test_many_disks_take_little(image: Image) -> None:
+    """A disk over layers that are open has no index and no buffers of its own."""
+    with ExitStack() as opened:
+        disks = [opened.enter_context(obdengine.open(image.layers)) for _ in range(100)]
+        for disk in disks:
+            assert disk.pread(0, disk.size) == image.disk
+        assert len({id(disk._table) for disk in disks}) == 1
+        assert len({id(layer.core) for disk in disks for layer in disk.layers}) == len(
+            image.layers
+        )
 
 
 def test_part_of_a_stack_has_its_own_index(image: Image) -> None:

@@ -5,9 +5,9 @@
  * flat disk) and each layer: "random" is seconds for a read of 4 KiB that is
  * not all zeros, "again" the same of blocks that were just inflated for their
  * neighbours, "sequential" bytes of the disk a second in reads of 1 MiB; and
- * read both ... that by two threads, each with its half.  NAME+bare is the
- * loop of c/opened.h over the same blocks.  All must return the bytes of the
- * disk, or it fails.
+ * read both ... that with another CPU for helpers, "helped", and by two threads,
+ * each with its half, "both".  NAME+bare is the loop of c/opened.h over the
+ * same blocks.  All must return the bytes of the disk, or it fails.
  */
 
 #include <pthread.h>
@@ -315,8 +315,10 @@ main(int argc, char **argv)
         verify(&b, &layers[n++]);
     }
     if (strcmp(argv[1], "both") == 0) {
-        for (size_t i = 0; i < n; i++)
+        for (size_t i = 0; i < n; i++) {
+            sample(layers[i].name, "helped", sequential_device(&b, &layers[i]));
             sample(layers[i].name, "both", sequential_both(&b, &layers[i]));
+        }
         return 0;
     }
     measure_random(&b, layers, n);
