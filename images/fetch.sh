@@ -21,7 +21,7 @@ flock 9
 
 download() {
     # The default download user, _apt, cannot write into somebody's checkout.
-    (cd "$cache/debs" && apt-get -qq -o APT::Sandbox::User= download "$@")
+    (cd "$cache/debs" && apt-get -qq -o Acquire::Retries=5 -o APT::Sandbox::User= download "$@")
 }
 
 # get DIRECTORY PACKAGE... - unpack packages into CACHE/DIRECTORY

@@ -75,6 +75,16 @@ def pytest_make_collect_report(collector: pytest.Collector) -> Iterator[None]:
     return report
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_is_remembered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Let no test find what obd keeps on this machine, from a run before or not."""
+    folder = tmp_path_factory.mktemp("kept")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("OBD_CACHE", "OBD_RUN", "OBD_STATE", "XDG_CACHE_HOME"):
+            patch.setenv(name, str(folder / name.lower()))
+        yield
+
+
 @pytest.fixture(scope="session")
 def golden(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The golden images, unpacked: blocks-a/, ext4-c/, turbo-c/. Do not write."""

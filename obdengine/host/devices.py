@@ -155,7 +155,9 @@ def health(record: Record) -> str:
     """
     if not record.of_this_boot:
         return "away"
-    return "up" if record.served and _WAYS[record.way].is_up(record) else "down"
+    # Of one that is being made there is no way yet, or no device.
+    way = _WAYS.get(record.way) if record.device else None
+    return "up" if way and record.served and way.is_up(record) else "down"
 
 
 def repair(places: Places, name: str) -> Record | None:

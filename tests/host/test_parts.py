@@ -18,7 +18,15 @@ from pathlib import Path
 import pytest
 
 from obdengine.errors import HostError, UsageError
-from obdengine.host import filesystems, handshake, loop, netlink, processes, records
+from obdengine.host import (
+    devices,
+    filesystems,
+    handshake,
+    loop,
+    netlink,
+    processes,
+    records,
+)
 from obdengine.host.bridge import Bridge
 from obdengine.host.processes import Process
 from obdengine.host.records import Places, Record
@@ -137,6 +145,14 @@ def test_a_folder_without_a_record_goes(places: Places) -> None:
         assert folder.is_dir()
     assert not folder.exists()
     assert records.names(places) == []
+
+
+@pytest.mark.parametrize("way", ["", "loop"])
+def test_a_device_that_is_being_made_is_down(places: Places, way: str) -> None:
+    """Whoever looks at all devices finds what another process has so far."""
+    record = Record("one", ["/a"], way=way, server=Process.of(os.getpid()))
+    with records.locked(places, "one"):
+        assert devices.health(records.save(places, record)) == "down"
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"name": 1, "server": 5}'])
