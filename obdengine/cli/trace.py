@@ -185,7 +185,7 @@ def _share(image: tuple[str, ...], path: Path) -> None:
     saved = save_layer_traces(found.layers, load_trace(path), usual_service())
     if not saved:
         raise UsageError(f"{image[0]}: none of its layers has a digest and was read")
-    click.echo(f"of {saved} layers")
+    click.echo(f"kept for {saved} of {len(found.layers)} layers")
 
 
 @trace.command("replay")

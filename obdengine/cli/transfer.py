@@ -232,7 +232,7 @@ def _say(facts: dict[str, Any], as_json: bool) -> None:
     for key, value in facts.items():
         if key.startswith("bytes-"):
             rows.append((key.replace("-", " "), size_text(value)))
-        elif key.startswith("blobs-"):
+        elif key.startswith("blobs-") or (key == "referrers" and value):
             rows.append((key.replace("-", " "), str(value)))
     if "config" in facts:
         rows.append(("config", facts["config"]))

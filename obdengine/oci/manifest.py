@@ -330,25 +330,28 @@ def referring(
 ) -> tuple[str, Descriptor] | None:
     """Return the digest of what a document refers to, and how lists name it.
 
-    None when it refers to nothing. Raises BadManifest and Unsupported.
+    None when it refers to nothing, or is nothing that is read here.
     """
-    document: Manifest | Index
-    if found.media_type in words.INDEXES:
-        document = Index.parse(raw, name, found.media_type)
-        kind = document.artifact_type
-    else:
-        document = Manifest.parse(raw, name, found.media_type)
-        kind = document.artifact_type or document.config.media_type
-    if document.subject is None:
+    try:
+        document = parse(raw, name)
+        if not document.get("subject"):
+            return None
+        subject = Descriptor.from_json(document["subject"], name, "subject")
+        config = _object(document, "config", name, "")
+        kind = _text(document, "artifactType", name, "") or _text(
+            config, "mediaType", name, "config"
+        )
+        annotations = _texts(document, "annotations", name, "")
+    except BadManifest:
         return None
     entry = Descriptor(
         found.media_type,
         found.digest,
         found.size,
-        annotations=document.annotations,
+        annotations=annotations,
         artifact_type=kind,
     )
-    return document.subject.digest, entry
+    return subject.digest, entry
 
 
 def list_tag(digest: str) -> str:

@@ -373,8 +373,9 @@ def _merge(server: _Server, words: _Words) -> object:
         options=_layer_options(words),
         alone=server.changing,
     )
+    left = len(served.device.layers)
     text = f"{written.path}, of {written.size} bytes, is in their place"
-    return _message(True, f"{text}; {len(served.device.layers)} layers now")
+    return _message(True, f"{text}; there {'is' if left == 1 else 'are'} {left} now")
 
 
 def _layer_options(words: _Words) -> LayerOptions:
