@@ -92,6 +92,9 @@ def _word(word: str) -> str:
 @click.argument("image", nargs=-1, metavar="IMAGE...")
 @device_options
 @click.option("--keep", is_flag=True, help="Make it again after a reboot.")
+@click.option(
+    "--owner", default="", metavar="USER", help="Give the socket to this user."
+)
 @click.option("--all", "everything", is_flag=True, help="Mend all that is down.")
 @json_option
 def attach(

@@ -138,6 +138,8 @@ def start(
     if print_xml:
         click.echo(domain_xml(kind, [_disk_of(places, wanted, disk)]), nl=False)
         return
+    # A machine that stays may start by itself after a reboot.
+    wanted = replace(wanted, keep=define)
     with _served(places, wanted, _user(owner, connect)) as record:
         xml = domain_xml(kind, [_disk_of(places, record, disk)])
         with _libvirt(connect) as host:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -190,6 +191,19 @@ def test_who_has_it_mounted_elsewhere_is_named(
         assert f"is mounted by process {pid} " in said
         assert not os.path.ismount(target)
     host.obd("detach", "one")
+
+
+def test_the_socket_is_somebody_elses(host: Host, image: Path) -> None:
+    found = host.attach("--via", "socket", "--owner", "nobody", image)
+    status = Path(found["socket"]).stat()
+    assert status.st_uid == pwd.getpwnam("nobody").pw_uid
+    assert (
+        "give nbd.sock to"
+        in host.obd(
+            *("attach", "--via", "socket", "--owner", "no-such-user", image), code=1
+        ).err
+    )
+    assert len(host.ps()) == 1
 
 
 def test_a_server_with_a_client_stays(host: Host, image: Path) -> None:

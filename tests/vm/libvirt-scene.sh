@@ -26,6 +26,8 @@ vm start --define --emulate --upper own/root --form "$FORM" --kernel kernel \
     --append "console=ttyS0 quiet panic=-1 nokaslr no_timer_check tsc=reliable" \
     machine image.obd
 said FIRST
+# It is defined, and its disk will be there when it starts after a reboot.
+"$OBD" ps --output json | grep -q '"keep": true'
 vm attach machine --disk more --upper own/more --form "$FORM" --rate 50M image.obd
 said SECOND
 vm attach machine --disk fixed image.obd
@@ -38,5 +40,6 @@ said GONE
 ! "$OBD" ps | grep -q vm-machine.more
 vm stop --force machine
 ! "$OBD" ps | grep -q vm-machine
+[ -z "$(ls "$OBD_STATE")" ]
 # Its name is free again, and it has nothing left.
 vm stop machine
