@@ -205,7 +205,7 @@ def test_snapshot_while_nobody_reads(serve: Serve, disk: Disk) -> None:
             assert read(other, DATA_AT, MIB) == disk.content[DATA_AT:][:MIB]
 
 
-@requires("nbdcopy", "qemu-img")
+@requires("nbdcopy", "qemu-img", "python3-libnbd")
 def test_other_peoples_clients(serve: Serve, disk: Disk, tmp_path: Path) -> None:
     uri = f"nbd+unix:///?socket={serve(disk.device)}"
     flat, copy = tmp_path / "flat", tmp_path / "copy"
