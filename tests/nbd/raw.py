@@ -16,7 +16,7 @@ READ, WRITE, DISC, FLUSH = 0, 1, 2, 3
 DF = 4
 
 # Chunks of structured replies.
-END, DATA, HOLE, FAILED = 0, 1, 2, 0x8001
+END, BYTES, HOLE, FAILED = 0, 1, 2, 0x8001
 
 
 class Client:
