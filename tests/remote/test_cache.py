@@ -262,14 +262,6 @@ END
     assert done.returncode == 0
 
 
-def test_reading_on_and_on_goes_ahead(reader: Reader, origin: Counting) -> None:
-    origin.delay = 0.005
-    for at in range(0, MIB, 4096):
-        reader.check(at, 4096)
-    assert len(origin.reads) <= 12
-    assert origin.bytes_read <= 2 * MIB + 64 * KIB
-
-
 def test_scattered_reads_do_not(reader: Reader, origin: Counting) -> None:
     for at in (5, 40, 11, 30, 2):
         reader.check(at * 64 * KIB, 100)
