@@ -25,6 +25,7 @@ PARTS = (
     "indexer",
     "inflated",
     "io",
+    "journal",
     "jump",
     "live",
     "merge",

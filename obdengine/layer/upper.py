@@ -23,8 +23,8 @@ from __future__ import annotations
 import os
 import threading
 import uuid as uuids
-from bisect import bisect_right
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,10 +33,12 @@ from obdengine.errors import (
     BadHeader,
     BadMagic,
     LimitError,
+    SourceError,
     Unsupported,
     UsageError,
 )
-from obdengine.layer import format
+from obdengine.layer import format, journal, records
+from obdengine.layer.journal import Journal
 from obdengine.segment import ENTRY_SIZE, MAX_ENTRIES, MAX_LENGTH, Segment
 from obdengine.source.output import Output
 from obdengine.source.writable import WritableFile
@@ -45,7 +47,6 @@ from obdengine.units import GIB, KIB, SECTOR, round_up
 __all__ = ["Upper", "UpperOptions", "create_upper", "map_path", "open_upper"]
 
 _STEP = 256 * KIB  # of the index file that is replayed at once
-_FIRST = format.SLOT // SECTOR
 
 _APPEND_FLAGS = format.HEADER | format.DATA
 _SPARSE_FLAGS = _APPEND_FLAGS | format.SPARSE
@@ -86,12 +87,15 @@ class _Files:
 
     data: WritableFile
     index: WritableFile | None
+    journal: Journal | None = None
 
     def close(self) -> None:
         """Close them and give up the lock; twice does nothing."""
-        self.data.close()
+        if self.journal:
+            self.journal.close()
         if self.index:
             self.index.close()
+        self.data.close()
 
 
 class Upper:
@@ -120,7 +124,6 @@ class Upper:
         io: _core.Io | None,
     ) -> None:
         """Take over the files; open_upper() finds them and replays."""
-        self.files = _Files(data, index)
         self.name = data.name
         self.form = "sparse" if header.flags & format.SPARSE else "append"
         self.virtual_size = header.virtual_size
@@ -140,8 +143,13 @@ class Upper:
             data_limit=options.data_limit,
             allowance=options.allowance,
             in_place=self.form == "sparse",
+            patience=0 if data.readonly else journal.PATIENCE,
             io=io,
         )
+        beside = None
+        if self.form == "append":
+            beside = Journal(self.core, data.path, header.uuid)
+        self.files = _Files(data, index, beside)
 
     @property
     def data(self) -> WritableFile:
@@ -152,6 +160,11 @@ class Upper:
     def index(self) -> WritableFile | None:
         """The index or map file; None for a map that was only guessed."""
         return self.files.index
+
+    @property
+    def journal(self) -> Journal | None:
+        """What makes small flushes durable, in append form."""
+        return self.files.journal
 
     @property
     def readonly(self) -> bool:
@@ -166,9 +179,21 @@ class Upper:
         """Make every write before durable; raises SourceError with the errno."""
         self.core.flush()
 
-    def wants_compaction(self) -> bool:
-        """Tell whether most records of the index file are overwritten ones."""
-        return self.core.wants_compaction()
+    def settle(self) -> None:
+        """Flush, so that the two files are all of the layer, without a journal."""
+        if self.journal:
+            with self._compacting:
+                self.journal.end()
+        else:
+            self.flush()
+
+    def upkeep(self) -> None:
+        """Do what flushes have made worth while: a new index file, a journal."""
+        if self.core.wants_compaction():
+            self.compact_index()
+        if self.journal and self.core.wants_journal():
+            with self._compacting:
+                self.journal.make()
 
     def compact_index(self) -> None:
         """Write the index file anew, in the order of the disk.
@@ -196,7 +221,7 @@ class Upper:
         a crash could leave, as opening and flushing have synced the map.
         """
         assert self.form == "sparse"
-        self.flush()
+        self.settle()
         at = format.SLOT
         for segment in self.core.segments():
             if not segment.zeroed:
@@ -216,24 +241,24 @@ class Upper:
         leaves the old disk or the new one. Open the layer again to use it.
         """
         _judge_size(virtual_size)
-        self.flush()
+        self.settle()
         segments, end = self.core.segments(), virtual_size // SECTOR
-        inside, beyond = _cut(segments, end)
+        inside, beyond = records.cut(segments, end)
         if virtual_size < self.virtual_size:
             # No record may reach over the new end when that begins to count.
             self._write_index(self.virtual_size, inside + beyond)
             self._write_size(virtual_size)
             self._write_index(virtual_size, inside)
         else:
-            self._write_index(virtual_size, inside + _zeros(zeroed))
+            self._write_index(virtual_size, inside + records.zeros(zeroed))
             self._write_size(virtual_size)
 
-    def _write_index(self, virtual_size: int, records: bytes) -> None:
+    def _write_index(self, virtual_size: int, raw: bytes) -> None:
         """Replace the index file in one step; the core does not know it."""
         assert self.index is not None
         flags = _MAP_FLAGS if self.form == "sparse" else _INDEX_FLAGS
         header = self._header._replace(virtual_size=virtual_size)
-        WritableFile.create(self.index.path, _index_header(header, flags), records)
+        WritableFile.create(self.index.path, _index_header(header, flags), raw)
 
     def _write_size(self, virtual_size: int) -> None:
         """Change the size that counts: it lies in one sector of the data file."""
@@ -253,7 +278,7 @@ class Upper:
         No writes may run. A crash leaves a writable layer with some garbage
         at its end, or a sealed one. Raises LimitError for too many entries.
         """
-        self.flush()
+        self.settle()
         segments = self.core.segments()
         if len(segments) > MAX_ENTRIES:
             raise LimitError(
@@ -301,7 +326,7 @@ class Upper:
         """Flush, close both files and give up the lock; twice does nothing."""
         try:
             if not self.readonly and self.data.fileno() >= 0:
-                self.flush()
+                self.settle()
         finally:
             self.files.close()
 
@@ -337,6 +362,7 @@ def create_upper(
         parent_uuid=_uuid_field(parent_uuid or format.NO_UUID),
     )
     flags = _MAP_FLAGS if sparse else _INDEX_FLAGS
+    journal.journal_path(data).unlink(missing_ok=True)
     WritableFile.create(index or map_path(data), _index_header(header, flags))
     with Output(data) as out:
         out.append(format.pack_header(header))
@@ -351,6 +377,7 @@ def open_upper(
     *,
     readonly: bool = False,
     locked: bool = True,
+    recover: bool = True,
     options: UpperOptions | None = None,
     io: _core.Io | None = None,
 ) -> Upper:
@@ -359,11 +386,15 @@ def open_upper(
     index None: the map file beside a sparse data file. Records that do not
     count are made padding, and half a record at the end is cut off, unless
     readonly. locked=False is for facts about a layer that somebody may be
-    writing to: its data may change while they are read.
+    writing to: its data may change while they are read. A journal that a crash
+    has left is applied, which writes to the files also when readonly is said;
+    without recover, or not locked, what is in it is not seen then.
 
     Raises Busy when another process writes to it, or for writing when one
     reads it; FormatError when a header is wrong, SourceError.
     """
+    if readonly and locked and recover and journal.journal_path(data).exists():
+        _recover(data, index)
     files = [WritableFile(data, readonly=readonly)]
     try:
         if locked or not readonly:
@@ -383,13 +414,30 @@ def open_upper(
     return upper
 
 
+def _recover(data: Path, index: Path | None) -> None:
+    """Apply the journal if there is something in it."""
+    with closing(open_upper(data, index, readonly=True, recover=False)) as upper:
+        kept = upper.journal.kept if upper.journal else 0
+    if not kept:
+        return
+    try:
+        open_upper(data, index).close()
+    except SourceError as error:
+        raise SourceError(
+            f"{journal.journal_path(data)}: holds {kept} flushes that are not in the "
+            f"layer's files yet, which cannot be written: {error.args[0]}",
+            hint="open the layer for writing once, or `obd check --repair`",
+            errno=error.errno,
+        ) from error
+
+
 def _make_map(data: WritableFile, header: format.Header, index: Path | None) -> bool:
     """Make the map file from the holes if it is missing; tell whether it was."""
     path = index or map_path(data.path)
     if data.readonly or not header.flags & format.SPARSE or path.exists():
         return False
-    records = _core.Segments.from_list(_from_holes(data, header)).pack()
-    WritableFile.create(path, _index_header(header, _MAP_FLAGS), records)
+    raw = _core.Segments.from_list(_from_holes(data, header)).pack()
+    WritableFile.create(path, _index_header(header, _MAP_FLAGS), raw)
     return True
 
 
@@ -417,10 +465,10 @@ def _from_holes(data: WritableFile, header: format.Header) -> Iterator[Segment]:
     """Yield what overlaybd takes for written: all that is no hole."""
     disk_end = header.virtual_size // SECTOR
     for offset, size in data.data_ranges(format.SLOT):
-        start = max(offset // SECTOR - _FIRST, 0)
-        end = min((offset + size) // SECTOR - _FIRST, disk_end)
+        start = max(offset // SECTOR - records.FIRST, 0)
+        end = min((offset + size) // SECTOR - records.FIRST, disk_end)
         for at in range(start, end, MAX_LENGTH):
-            yield Segment(at, min(MAX_LENGTH, end - at), _FIRST + at)
+            yield Segment(at, min(MAX_LENGTH, end - at), records.FIRST + at)
 
 
 def _replay(upper: Upper) -> None:
@@ -438,9 +486,11 @@ def _replay(upper: Upper) -> None:
             break
         upper.core.replay(raw, sectors, repair=repair)
         at += len(raw)
+    if repair and upper.torn:
+        upper.index.truncate(end)
+    if upper.journal:
+        upper.journal.recover(repair=repair)
     if repair:
-        if upper.torn:
-            upper.index.truncate(end)
         upper.core.start(round_up(upper.data.size, SECTOR) // SECTOR)
 
 
@@ -509,31 +559,6 @@ def _judge_pair(
             expected=f"{expected}, as the data file",
             found=found,
         )
-
-
-def _cut(segments: _core.Segments, end: int) -> tuple[bytes, bytes]:
-    """Return the records of the sectors before end, and of those behind."""
-    raw = segments.pack()
-    number = bisect_right(segments, end, key=lambda segment: segment.end)
-    at = number * ENTRY_SIZE
-    if number == len(segments) or segments[number].start >= end:
-        return raw[:at], raw[at:]
-    over = segments[number]
-    before = over._replace(length=end - over.start)
-    moffset = over.moffset + (0 if over.zeroed else before.length)
-    behind = Segment(end, over.end - end, moffset, over.zeroed)
-    first, second = (_core.Segments.from_list([s]).pack() for s in (before, behind))
-    return raw[:at] + first, second + raw[at + ENTRY_SIZE :]
-
-
-def _zeros(ranges: Iterable[tuple[int, int]]) -> bytes:
-    """Return records that make (offset, size) read as zeros."""
-    segments = [
-        Segment(at, min(MAX_LENGTH, (offset + size) // SECTOR - at), _FIRST, True)
-        for offset, size in ranges
-        for at in range(offset // SECTOR, (offset + size) // SECTOR, MAX_LENGTH)
-    ]
-    return _core.Segments.from_list(segments).pack()
 
 
 def _is_at(fd: int, path: Path) -> bool:
