@@ -7,7 +7,7 @@ It compares no layer with another and looks no sector up.
 
 from __future__ import annotations
 
-from obdengine.layer.journal import Journal, JournalState
+from obdengine.layer.journal import Journal
 from obdengine.layer.reader import Layer, open_layer
 from obdengine.layer.shared import open_shared
 from obdengine.layer.upper import (
@@ -29,7 +29,6 @@ __all__ = [
     "UpperOptions",
     "map_path",
     "Journal",
-    "JournalState",
     "LayerWriter",
     "Totals",
 ]

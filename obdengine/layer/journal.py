@@ -13,13 +13,12 @@ import os
 from pathlib import Path
 
 from obdengine import _core
-from obdengine._core import JournalState
 from obdengine.errors import ObdError, SourceError
 from obdengine.source.output import Output
 from obdengine.source.writable import WritableFile
 from obdengine.units import KIB, MIB
 
-__all__ = ["Journal", "JournalState", "journal_path"]
+__all__ = ["PATIENCE", "SIZE", "Journal", "journal_path"]
 
 # Of the file. A checkpoint costs some three flushes, once in 450 of 4 KiB; twice
 # as much is no faster that one could measure, and takes twice as long to make.
@@ -44,26 +43,30 @@ class Journal:
         found: what was in it at opening, and not yet in the two files if the
             layer is open for reading only.
         file: it, open, while it is used.
-        unused: whether one is there that is not this layer's: it is left alone.
     """
 
     def __init__(self, core: _core.Upper, data: Path, uuid: bytes) -> None:
         """Know where it would be; uuid as in the header of the data file."""
         self.path = journal_path(data)
-        self.found = _core.JournalFound(0, 0, JournalState.EMPTY)
+        self.found = _core.JournalFound(0, 0, _core.JournalState.EMPTY)
         self.file: WritableFile | None = None
         self._core = core
         self._uuid = uuid[: _core.JOURNAL_UUID].ljust(_core.JOURNAL_UUID, b"\0")
 
     @property
-    def unused(self) -> bool:
-        """Whether the file that is there is not this layer's."""
-        return self.found.state is JournalState.STRAY
+    def is_stray(self) -> bool:
+        """Whether the file that is there is not this layer's: it is left alone."""
+        return self.found.state is _core.JournalState.STRAY
+
+    @property
+    def is_past(self) -> bool:
+        """Whether somebody wrote to the layer without it: nothing in it counts."""
+        return self.found.state is _core.JournalState.PAST
 
     @property
     def kept(self) -> int:
         """Flushes that are in the journal and nowhere else."""
-        keeps = self.found.state is JournalState.KEEPS
+        keeps = self.found.state is _core.JournalState.KEEPS
         return self.found.entries if keeps else 0
 
     def recover(self, *, repair: bool) -> None:
@@ -81,7 +84,7 @@ class Journal:
             )
         finally:
             file.close()
-        if repair and self.unused:
+        if repair and self.is_stray:
             self._core.end_journal(never=True)
         elif repair:
             self._remove()
@@ -109,7 +112,7 @@ class Journal:
 
     def end(self) -> None:
         """Bring everything into the two files, durably, and remove it."""
-        self._core.end_journal(never=self.unused)
+        self._core.end_journal(never=self.is_stray)
         if self.file:
             self.close()
             self._remove()

@@ -135,20 +135,9 @@ class Upper:
         self._header = header
         self._sealed_at: int | None = None
         self._compacting = threading.Lock()
-        self.core = _core.Upper(
-            data.fileno(),
-            index.fileno() if index else -1,
-            name=data.name,
-            disk_sectors=header.virtual_size // SECTOR,
-            data_limit=options.data_limit,
-            allowance=options.allowance,
-            in_place=self.form == "sparse",
-            patience=0 if data.readonly else journal.PATIENCE,
-            io=io,
-        )
-        beside = None
-        if self.form == "append":
-            beside = Journal(self.core, data.path, header.uuid)
+        self.core = _made_core(data, index, header, options, io)
+        append = self.form == "append"
+        beside = Journal(self.core, data.path, header.uuid) if append else None
         self.files = _Files(data, index, beside)
 
     @property
@@ -329,6 +318,26 @@ class Upper:
                 self.settle()
         finally:
             self.files.close()
+
+
+def _made_core(
+    data: WritableFile,
+    index: WritableFile | None,
+    header: format.Header,
+    options: UpperOptions,
+    io: _core.Io | None,
+) -> _core.Upper:
+    return _core.Upper(
+        data.fileno(),
+        index.fileno() if index else -1,
+        name=data.name,
+        disk_sectors=header.virtual_size // SECTOR,
+        data_limit=options.data_limit,
+        allowance=options.allowance,
+        in_place=bool(header.flags & format.SPARSE),
+        patience=0 if data.readonly else journal.PATIENCE,
+        io=io,
+    )
 
 
 def map_path(data: Path) -> Path:

@@ -19,7 +19,7 @@ from obdengine import source
 from obdengine.blob import Progress, open_blob
 from obdengine.config import LayerFile, UpperFiles
 from obdengine.errors import BadIndex, Busy, FormatError
-from obdengine.layer import Journal, JournalState, Upper, open_upper
+from obdengine.layer import Journal, Upper, open_upper
 from obdengine.ops.held import holding
 from obdengine.ops.layers import open_file
 
@@ -135,16 +135,23 @@ def _doubts(upper: Upper) -> list[str]:
 
 
 def _journal_notes(journal: Journal) -> list[str]:
-    entries, _, state = journal.found
-    words = {
-        JournalState.KEEPS: f"holds {entries} flushes that a crash has kept out of the "
-        "layer's files: opening it for writing, or `--repair`, brings them there",
-        JournalState.PAST: f"its {entries} flushes do not count: the layer was "
-        "written to by somebody who does not know of it",
-        JournalState.STRAY: "not the journal of this layer, which does without one "
-        "as long as it is there",
-    }
-    return [f"{journal.path}: {words[state]}"] if state in words else []
+    words = None
+    if journal.kept:
+        words = (
+            f"holds {journal.kept} flushes that a crash has kept out of the layer's "
+            "files: opening it for writing, or `--repair`, brings them there"
+        )
+    elif journal.is_past:
+        words = (
+            f"its {journal.found.entries} flushes do not count: the layer was written "
+            "to by somebody who does not know of it"
+        )
+    elif journal.is_stray:
+        words = (
+            "not the journal of this layer, which does without one as long as it is "
+            "there"
+        )
+    return [f"{journal.path}: {words}"] if words else []
 
 
 def _check_layer(file: LayerFile, report: Report, progress: Progress) -> None:

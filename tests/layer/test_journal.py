@@ -21,7 +21,6 @@ from obdengine.config import UpperFiles
 from obdengine.device import Device
 from obdengine.errors import Busy, SourceError
 from obdengine.layer import (
-    JournalState,
     Upper,
     UpperOptions,
     create_upper,
@@ -301,7 +300,7 @@ def test_journal_of_another_layer_is_let_be(tmp_path: Path) -> None:
     mine.journal.write_bytes(raw)
     mine.device = mine.open()
     assert mine.upper.journal
-    assert mine.upper.journal.found.state is JournalState.STRAY
+    assert mine.upper.journal.is_stray
     mine.model[:] = mine.device.pread(0, SIZE)
     mine.small(30, Random(4))
     mine.upper.settle()
@@ -338,7 +337,7 @@ def test_layer_that_was_written_to_without_it(tmp_path: Path) -> None:
     with open_disk(disk.folder) as device:
         assert device.upper
         assert device.upper.journal
-        assert device.upper.journal.found.state is JournalState.PAST
+        assert device.upper.journal.is_past
         assert device.pread(0, SIZE) == b"n" * SIZE
     assert disk.names() == {"u.data", "u.index"}
 
