@@ -96,6 +96,7 @@ CASES |= {
     "append, journal and the rest": _bare("append", workloads.mixed_flushes(12)),
     "append, journal, killed": _bare("append", workloads.killed(8)),
     "append, journal, reopened": _bare("append", workloads.reopened(10)),
+    "append, journal, writes in between": _bare("append", workloads.interleaved(30)),
     "append, journal, under threads": _bare("append", workloads.from_threads(15)),
     "append, journal and a limit": _bare(
         "append", workloads.mixed_flushes(12), options=EARLY

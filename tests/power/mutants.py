@@ -202,7 +202,7 @@ MUTANTS = [
         "_core/upper.c",
         "    if (status == OBD_OK && u->journal.used)\n",
         "    if (status == OBD_OK && u->journal.used && fd < 0)\n",
-        ("append, journal and the rest",),
+        ("append, journal, writes in between",),
     ),
     Mutant(
         "no sync of a new journal",
