@@ -61,13 +61,23 @@ from obdengine._core.spans import (
     spans_blob,
 )
 from obdengine._core.streams import Unzstd
-from obdengine._core.uppers import Io, Upper, UpperFacts, punch
+from obdengine._core.uppers import (
+    JOURNAL_UUID,
+    Io,
+    JournalFound,
+    JournalState,
+    Upper,
+    UpperFacts,
+    journal_header,
+    punch,
+)
 
 __all__ = [
     "ALGO_LZ4",
     "ALGO_ZSTD",
     "BLOCK_SEED",
     "GZIP",
+    "JOURNAL_UUID",
     "MEMBERS",
     "POINT_MEMBER",
     "POINT_SIZE",
@@ -90,6 +100,8 @@ __all__ = [
     "WINDOW_SIZE",
     "ZSTD",
     "Io",
+    "JournalFound",
+    "JournalState",
     "JumpTable",
     "Lacking",
     "Port",
@@ -111,6 +123,7 @@ __all__ = [
     "crc32c_with",
     "decode_block",
     "encode_blocks",
+    "journal_header",
     "limit_chunks",
     "merge",
     "punch",

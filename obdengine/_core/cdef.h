@@ -217,6 +217,7 @@ struct obd_upper_setup {
     int data_fd;
     int index_fd;
     int in_place;
+    int patience;
 };
 struct obd_upper_facts {
     uint64_t records;
@@ -229,6 +230,7 @@ struct obd_upper_facts {
     uint64_t data_end;
     uint64_t unused;
     uint64_t pending;
+    uint64_t journaled;
     uint64_t flushes;
 };
 struct obd_upper;
@@ -254,6 +256,30 @@ void obd_upper_split_at(struct obd_upper *u, uint64_t at);
 int obd_upper_forget(struct obd_upper *u, uint64_t end);
 
 bool obd_upper_wants_compaction(struct obd_upper *u);
+
+struct obd_journal_found {
+    uint64_t entries;
+    uint64_t records;
+    int state;
+};
+#define OBD_JOURNAL_HEADER ...
+enum obd_journal_state {
+    OBD_JOURNAL_EMPTY = ...,
+    OBD_JOURNAL_KEEPS = ...,
+    OBD_JOURNAL_STRAY = ...,
+    OBD_JOURNAL_PAST = ...
+};
+void obd_journal_header(const uint8_t *uuid, uint64_t generation,
+                        uint8_t *dst);
+int obd_upper_recover(struct obd_upper *u, int fd, uint64_t size,
+                      const uint8_t *uuid, int repair,
+                      struct obd_journal_found *found,
+                      struct obd_fault *fault);
+bool obd_upper_wants_journal(struct obd_upper *u);
+int obd_upper_use_journal(struct obd_upper *u, int fd, uint64_t size,
+                          struct obd_fault *fault);
+int obd_upper_end_journal(struct obd_upper *u, int never,
+                          struct obd_fault *fault);
 
 struct obd_port;
 struct obd_port *obd_port_new(void);

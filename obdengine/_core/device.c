@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "bytes.h"
+#include "journal.h"
 #include "split.h"
 
 #define SECTOR_SIZE (UINT64_C(1) << OBD_SECTOR_SHIFT)
@@ -405,9 +406,10 @@ obd_device_flush(struct obd_device *d, struct obd_fault *fault)
 }
 
 bool
-obd_device_wants_compaction(const struct obd_device *d)
+obd_device_wants_upkeep(const struct obd_device *d)
 {
-    return d->upper && obd_upper_wants_compaction(d->upper);
+    return d->upper && (obd_upper_wants_compaction(d->upper)
+                        || obd_upper_wants_journal(d->upper));
 }
 
 const uint8_t *

@@ -60,8 +60,10 @@ extern int obd_device_discard(struct obd_device *d, uint64_t offset,
 extern int obd_device_flush(struct obd_device *d, struct obd_fault *fault)
     OBD_NONNULL(1, 2) OBD_MUST_USE;
 
-/* As obd_upper_wants_compaction. */
-extern bool obd_device_wants_compaction(const struct obd_device *d)
+/* Whether Python has something to do for the upper after a flush: an index
+ * file or a journal to make.
+ */
+extern bool obd_device_wants_upkeep(const struct obd_device *d)
     OBD_NONNULL(1);
 
 /* As obd_window_find, of the disk from offset on; *size > 0, within it.  Also

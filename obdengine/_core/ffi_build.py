@@ -28,6 +28,7 @@ PARTS = (
     "indexer",
     "inflated",
     "io",
+    "journal",
     "jump",
     "live",
     "merge",

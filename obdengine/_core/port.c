@@ -304,7 +304,7 @@ obd_port_flush(struct obd_port *p, struct obd_fault *fault)
 
     if (status == OBD_OK)
         status = obd_device_flush(v.device, fault);
-    if (status == OBD_OK && obd_device_wants_compaction(v.device))
+    if (status == OBD_OK && obd_device_wants_upkeep(v.device))
         status = OBD_ABSENT;
     leave_writing(p, v);
     return status;

@@ -15,26 +15,6 @@
 #include "record.h"
 #include "upper_parts.h"
 
-/* front, then what was in l, into l; front is empty afterwards.  Without
- * memory front is dropped, and false returned.
- */
-static bool
-list_prepend(struct list *l, struct list *front)
-{
-    bool ok = list_room(front, l->n);
-
-    if (ok) {
-        if (l->n > 0)
-            memcpy(front->s + front->n, l->s, l->n * sizeof *l->s);
-        front->n += l->n;
-        list_clear(l);
-        *l = *front;
-        *front = (struct list){ 0 };
-    }
-    list_clear(front);
-    return ok;
-}
-
 struct obd_upper *
 obd_upper_new(const struct obd_upper_setup *setup, const struct obd_io *io)
 {
@@ -45,6 +25,7 @@ obd_upper_new(const struct obd_upper_setup *setup, const struct obd_io *io)
     u->setup = *setup;
     u->io = io != NULL ? *io : obd_io_kernel;
     u->index_end = HEADER_SIZE;
+    u->journal.fd = -1;
     u->live = obd_live_new();
     if (u->live == NULL
         || obd_space_init(&u->space, HEADER_SECTORS, setup->data_limit,
@@ -69,6 +50,9 @@ obd_upper_free(struct obd_upper *u)
     list_clear(&u->pending);
     list_clear(&u->hidden);
     list_clear(&u->retired);
+    list_clear(&u->journal.records);
+    list_clear(&u->journal.hidden);
+    free(u->journal.entry);
     pthread_rwlock_destroy(&u->lock);
     pthread_mutex_destroy(&u->rounds);
     pthread_cond_destroy(&u->round_over);
@@ -179,13 +163,21 @@ obd_upper_leave(struct obd_upper *u, unsigned ticket)
 #define PADDING_AHEAD 256       /* records: a page */
 #define SECTORS_AHEAD 512       /* 256 KiB */
 
+/* Whether there is a journal, or may be: it does more than room ahead. */
+static bool
+is_journaled(const struct obd_upper *u)
+{
+    return u->journal.fd >= 0
+           || (u->setup.patience > 0 && !atomic_load(&u->journal.had));
+}
+
 static bool
 wants_ahead(const struct obd_upper *u)
 {
     const struct obd_space *s = &u->space;
 
     return atomic_load(&u->small_rounds) >= SMALL_ROUNDS
-           && !u->setup.in_place && !u->ahead_made && u->ahead_length == 0
+           && !u->setup.in_place && !is_journaled(u) && !u->ahead_made && u->ahead_length == 0
            && obd_space_unused(s) <= s->allowance / 2
            && s->limit - s->end > 16 * SECTORS_AHEAD;
 }
@@ -374,13 +366,14 @@ make_room(struct obd_upper *u, struct attempts *done, struct obd_fault *fault)
      * under the hands of other writers.
      */
     bool waiting = u->hidden.n > 0 || u->retired.n > 0
+                   || u->journal.hidden.n > 0
                    || (!done->refusal && obd_upper_has_reserve(u));
     pthread_rwlock_unlock(&u->lock);
     if (!waiting || done->rounds >= ROUNDS)
         return OBD_FULL;
     if (done->rounds++ >= ROUNDS_AT_ONCE)
         (void)nanosleep(&(struct timespec){ .tv_nsec = ROUND_WAIT_NS }, NULL);
-    return u->setup.in_place ? OBD_OK : obd_upper_flush(u, fault);
+    return u->setup.in_place ? OBD_OK : obd_upper_checkpoint(u, fault);
 }
 
 /* There was no room for a part, or no place: OBD_OK when another try is worth
@@ -492,8 +485,7 @@ settle_batch(struct obd_upper *u, struct batch *b, int status)
     pthread_rwlock_unlock(&u->lock);
     list_clear(&b->records);
     list_clear(&b->hidden);
-    if (released.n > 0)
-        reuse(u, &released);
+    reuse(u, &released);
 }
 
 static int
@@ -507,15 +499,12 @@ sync_file(struct obd_upper *u, int fd, struct obd_fault *fault)
 }
 
 static void
-pad_ahead(struct obd_upper *u, size_t records, uint64_t end)
+pad_ahead(struct obd_upper *u, uint64_t end)
 {
     struct obd_segment padding[PADDING_AHEAD];
 
-    unsigned rounds = atomic_load(&u->small_rounds);
-
-    rounds = records > SMALL_ROUND ? 0 : rounds + (rounds < SMALL_ROUNDS);
-    atomic_store(&u->small_rounds, rounds);
-    if (rounds < SMALL_ROUNDS || end <= u->padded_end)
+    if (atomic_load(&u->small_rounds) < SMALL_ROUNDS || is_journaled(u)
+        || end <= u->padded_end)
         return;
     for (size_t i = 0; i < PADDING_AHEAD; i++)
         padding[i] = (struct obd_segment){ .lo = OBD_PADDING_START };
@@ -525,33 +514,59 @@ pad_ahead(struct obd_upper *u, size_t records, uint64_t end)
         u->padded_end = end + sizeof padding;
 }
 
-/* (a) and (b): data, sync, records, sync. */
 static int
-write_batch(struct obd_upper *u, const struct batch *b,
-            struct obd_fault *fault)
+write_records(struct obd_upper *u, const struct list *records, uint64_t at,
+              struct obd_fault *fault)
 {
-    uint64_t size = b->records.n * OBD_RECORD_SIZE;
-    int status = OBD_OK;
-
-    if (b->dirty || size > 0)
-        status = sync_file(u, u->setup.data_fd, fault);
-    if (status != OBD_OK || size == 0)
-        return status;
-    status = refused(fault, u->io.write(u->io.context, u->setup.index_fd,
-                                        b->records.s, size, u->index_end),
-                     u->index_end);
-    if (status == OBD_OK)
-        pad_ahead(u, b->records.n, u->index_end + size);
-    if (status == OBD_OK)
-        status = sync_file(u, u->setup.index_fd, fault);
-    if (status == OBD_OK)
-        u->index_end += size;
-    return status;
+    if (records->n == 0)
+        return OBD_OK;
+    return refused(fault, u->io.write(u->io.context, u->setup.index_fd,
+                                      records->s,
+                                      records->n * OBD_RECORD_SIZE, at), at);
 }
 
-static int
-lead_round(struct obd_upper *u, struct obd_fault *fault)
+/* (a) and (b): data, sync, records, sync. */
+int
+obd_upper_write_batch(struct obd_upper *u, struct batch *b,
+                      struct obd_fault *fault)
 {
+    const struct list *kept = &u->journal.records;
+    uint64_t middle = u->index_end + kept->n * OBD_RECORD_SIZE;
+    uint64_t end = middle + b->records.n * OBD_RECORD_SIZE;
+    int status = OBD_OK;
+
+    if (b->dirty || end > u->index_end)
+        status = sync_file(u, u->setup.data_fd, fault);
+    if (status == OBD_OK && end > u->index_end) {
+        status = write_records(u, kept, u->index_end, fault);
+        if (status == OBD_OK)
+            status = write_records(u, &b->records, middle, fault);
+        if (status == OBD_OK)
+            pad_ahead(u, end);
+        if (status == OBD_OK)
+            status = sync_file(u, u->setup.index_fd, fault);
+        if (status == OBD_OK)
+            u->index_end = end;
+    }
+    return status == OBD_OK ? obd_journal_reset(u, &b->hidden, fault)
+                            : status;
+}
+
+static void
+count_round(struct obd_upper *u, size_t records)
+{
+    unsigned rounds = atomic_load(&u->small_rounds);
+
+    if (records > 0)
+        atomic_store(&u->small_rounds, records > SMALL_ROUND
+                     ? 0 : rounds + (rounds < SMALL_ROUNDS));
+}
+
+int
+obd_upper_round(struct obd_upper *u, bool full, struct obd_fault *fault)
+{
+    int status = OBD_OK;
+
     if (u->broken) {
         fault->got = (uint64_t)u->broken;
         return OBD_IO;
@@ -559,21 +574,28 @@ lead_round(struct obd_upper *u, struct obd_fault *fault)
     pthread_rwlock_wrlock(&u->lock);
     struct batch b = take_batch(u);
     pthread_rwlock_unlock(&u->lock);
-    int status = write_batch(u, &b, fault);
+    count_round(u, b.records.n);
+    /* What the journal could not take is a matter for the two files. */
+    bool kept = !full && obd_journal_takes(u, &b)
+                && obd_journal_write(u, &b, fault) == OBD_OK;
 
+    if (!kept && (full || b.dirty || b.records.n > 0))
+        status = obd_upper_write_batch(u, &b, fault);
     settle_batch(u, &b, status);
     return status;
 }
 
-/* Become the leader; the lock of rounds is held. */
-static void
-wait_to_lead(struct obd_upper *u)
+void
+obd_upper_lead(struct obd_upper *u)
 {
+    pthread_mutex_lock(&u->rounds);
     while (u->leading)
         pthread_cond_wait(&u->round_over, &u->rounds);
     u->leading = true;
+    pthread_mutex_unlock(&u->rounds);
 }
 
+/* The lock of rounds is held. */
 static void
 stop_leading(struct obd_upper *u)
 {
@@ -581,21 +603,32 @@ stop_leading(struct obd_upper *u)
     pthread_cond_broadcast(&u->round_over);
 }
 
-int
-obd_upper_flush(struct obd_upper *u, struct obd_fault *fault)
+void
+obd_upper_follow(struct obd_upper *u)
+{
+    pthread_mutex_lock(&u->rounds);
+    stop_leading(u);
+    pthread_mutex_unlock(&u->rounds);
+}
+
+static int
+flush(struct obd_upper *u, bool full, struct obd_fault *fault)
 {
     pthread_mutex_lock(&u->rounds);
     /* A round that runs may have taken its batch before our last write. */
     uint64_t wanted = u->begun + 1;
 
+    if (full)
+        u->full = wanted;
     while (u->leading && u->ended < wanted)
         pthread_cond_wait(&u->round_over, &u->rounds);
     if (u->ended < wanted) {
         u->leading = true;
         u->begun++;
+        bool must = u->full >= u->begun;
         pthread_mutex_unlock(&u->rounds);
         struct obd_fault found = { 0 };
-        int status = lead_round(u, &found);
+        int status = obd_upper_round(u, must, &found);
 
         pthread_mutex_lock(&u->rounds);
         u->last_status = status;
@@ -608,6 +641,18 @@ obd_upper_flush(struct obd_upper *u, struct obd_fault *fault)
     *fault = u->last_fault;
     pthread_mutex_unlock(&u->rounds);
     return status;
+}
+
+int
+obd_upper_flush(struct obd_upper *u, struct obd_fault *fault)
+{
+    return flush(u, false, fault);
+}
+
+int
+obd_upper_checkpoint(struct obd_upper *u, struct obd_fault *fault)
+{
+    return flush(u, true, fault);
 }
 
 /* ---- A new index file, and facts ---- */
@@ -633,13 +678,15 @@ int
 obd_upper_index_begin(struct obd_upper *u, int fd, struct obd_fault *fault)
 {
     struct list all = { 0 };
-    int status = OBD_IO;
 
-    pthread_mutex_lock(&u->rounds);
-    wait_to_lead(u);
-    pthread_mutex_unlock(&u->rounds);
+    obd_upper_lead(u);
+    int status = u->broken ? OBD_IO : OBD_OK;
+
     fault->got = (uint64_t)u->broken;
-    if (!u->broken) {
+    /* What the journal keeps must not be newer than the new file. */
+    if (status == OBD_OK && u->journal.used)
+        status = obd_upper_round(u, true, fault);
+    if (status == OBD_OK) {
         pthread_rwlock_wrlock(&u->lock);
         status = obd_upper_dump(u, &all);
         u->held = take_batch(u);
@@ -664,9 +711,7 @@ obd_upper_index_end(struct obd_upper *u, int done)
         u->broken = -done;
     }
     settle_batch(u, &u->held, done > 0 ? OBD_OK : OBD_IO);
-    pthread_mutex_lock(&u->rounds);
-    stop_leading(u);
-    pthread_mutex_unlock(&u->rounds);
+    obd_upper_follow(u);
 }
 
 void
@@ -713,6 +758,7 @@ obd_upper_facts(struct obd_upper *u, struct obd_upper_facts *facts)
     facts->data_end = u->space.end;
     facts->unused = obd_space_unused(&u->space) + u->ahead_length;
     facts->pending = u->pending.n;
+    facts->journaled = u->journal.records.n;
     pthread_rwlock_unlock(&u->lock);
     pthread_mutex_lock(&u->rounds);
     facts->records = (u->index_end - HEADER_SIZE) / OBD_RECORD_SIZE;

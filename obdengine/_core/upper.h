@@ -16,7 +16,7 @@
  *
  * So that what counts is true after a power cut at any point,
  *   (a) a record is written only when the data it points to was synced;
- *   (b) a flush returns when the record was synced too;
+ *   (b) a flush returns when the record was synced too, or a journal of both;
  *   (c) data is written over only when no record that still counts points to
  *       it, the records that hide it were synced, and no reader is on it;
  *   (d) opening syncs both files before (c) believes anything.
@@ -45,6 +45,8 @@ struct obd_upper_setup {
     int data_fd;
     int index_fd;
     int in_place;
+    int patience;               /* small flushes until a journal is wanted;
+                                 * 0 never */
 };
 
 /* What replay stepped over, and what the log holds. */
@@ -59,6 +61,7 @@ struct obd_upper_facts {
     uint64_t data_end;          /* sectors of the data file in use */
     uint64_t unused;            /* of those, garbage that may be reused */
     uint64_t pending;           /* records that no flush has written yet */
+    uint64_t journaled;         /* records that only the journal has */
     uint64_t flushes;           /* rounds of syncs, each for many callers */
 };
 
@@ -105,6 +108,10 @@ extern int obd_upper_zero(struct obd_upper *u, uint64_t start,
  * kernel dropped then cannot be known.
  */
 extern int obd_upper_flush(struct obd_upper *u, struct obd_fault *fault)
+    OBD_NONNULL(1, 2) OBD_MUST_USE;
+
+/* The same, and what a journal holds is in the two files then. */
+extern int obd_upper_checkpoint(struct obd_upper *u, struct obd_fault *fault)
     OBD_NONNULL(1, 2) OBD_MUST_USE;
 
 /* A reader holds what it found in the index from enter to leave; enter gives

@@ -8,7 +8,9 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <string.h>
 
+#include "journal.h"
 #include "live.h"
 #include "space.h"
 #include "upper.h"
@@ -28,6 +30,23 @@ struct batch {
     struct list records;
     struct list hidden;
     bool dirty;
+};
+
+/* The journal, see journal.h.  Who leads a round changes it; the lists, end
+ * and used also under the lock of the upper.
+ */
+struct journal {
+    int fd;                     /* -1: none */
+    _Atomic bool had;           /* is there one, or was it refused */
+    bool used;                  /* there may be entries that count */
+    bool failed;                /* the last entry may be there or not */
+    uint64_t size;
+    uint64_t end;               /* bytes: where the next entry goes */
+    uint64_t number;            /* of the next entry */
+    uint8_t header[OBD_JOURNAL_HEADER];
+    uint8_t *entry;             /* room to make one */
+    struct list records;        /* kept: the index file has them not yet */
+    struct list hidden;         /* data that those hide */
 };
 
 struct obd_upper {
@@ -62,6 +81,8 @@ struct obd_upper {
     struct obd_fault last_fault;
     int broken;                 /* errno of a sync that failed, for ever */
     uint64_t padded_end;        /* of padding behind what counts, or less */
+    uint64_t full;              /* the last round that must checkpoint */
+    struct journal journal;
     struct batch held;          /* while the index file is replaced */
     int next_index_fd;
     uint64_t next_index_end;
@@ -90,6 +111,26 @@ list_clear(struct list *l)
 {
     free(l->s);
     *l = (struct list){ 0 };
+}
+
+/* front, then what was in l, into l; front is empty afterwards.  Without
+ * memory front is dropped, and false returned.
+ */
+static inline bool
+list_prepend(struct list *l, struct list *front)
+{
+    bool ok = list_room(front, l->n);
+
+    if (ok) {
+        if (l->n > 0)
+            memcpy(front->s + front->n, l->s, l->n * sizeof *l->s);
+        front->n += l->n;
+        list_clear(l);
+        *l = *front;
+        *front = (struct list){ 0 };
+    }
+    list_clear(front);
+    return ok;
 }
 
 static inline int
@@ -122,6 +163,40 @@ extern uint64_t obd_upper_admit(const struct obd_upper *u, uint64_t start,
  */
 extern bool obd_upper_has_reserve(const struct obd_upper *u)
     OBD_NONNULL(1) OBD_MUST_USE;
+
+/* Become the leader of rounds, so that none runs; and let another one. */
+extern void obd_upper_lead(struct obd_upper *u) OBD_NONNULL(1);
+extern void obd_upper_follow(struct obd_upper *u) OBD_NONNULL(1);
+
+/* Write what waits, as the leader; full: to the two files. */
+extern int obd_upper_round(struct obd_upper *u, bool full,
+                           struct obd_fault *fault)
+    OBD_NONNULL(1, 3) OBD_MUST_USE;
+
+/* Write kept records to the index file, then those of b; rules (a) and (b) of
+ * both headers.
+ */
+extern int obd_upper_write_batch(struct obd_upper *u, struct batch *b,
+                                 struct obd_fault *fault)
+    OBD_NONNULL(1, 2, 3) OBD_MUST_USE;
+
+/* Whether the journal has room for a batch, and it is small. */
+extern bool obd_journal_takes(struct obd_upper *u, const struct batch *b)
+    OBD_NONNULL(1, 2) OBD_MUST_USE;
+
+/* Make such a batch durable there.  It is empty then; on failure it is as it
+ * was, and the journal takes no more until it was reset.
+ */
+extern int obd_journal_write(struct obd_upper *u, struct batch *b,
+                             struct obd_fault *fault)
+    OBD_NONNULL(1, 2, 3) OBD_MUST_USE;
+
+/* The index file has the kept records durably: forget them, durably too, and
+ * add what they hid to hidden.
+ */
+extern int obd_journal_reset(struct obd_upper *u, struct list *hidden,
+                             struct obd_fault *fault)
+    OBD_NONNULL(1, 2, 3) OBD_MUST_USE;
 
 /* All segments, into a list that is empty.  The lock is held. */
 extern int obd_upper_dump(const struct obd_upper *u, struct list *out)

@@ -6,13 +6,48 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from enum import Enum
 from typing import Any, NamedTuple
 
 from obdengine._core.binding import Buffer, check, ffi, lib, made, new_fault, source
 from obdengine._core.segments import Segments
 from obdengine.segment import ENTRY_SIZE, PADDING_START
 
-__all__ = ["Io", "Upper", "UpperFacts", "punch"]
+__all__ = [
+    "JOURNAL_UUID",
+    "Io",
+    "JournalFound",
+    "JournalState",
+    "Upper",
+    "UpperFacts",
+    "journal_header",
+    "punch",
+]
+
+JOURNAL_UUID = 36  # bytes of a uuid in a journal
+
+
+class JournalState(Enum):
+    """What a journal turned out to be."""
+
+    EMPTY = lib.OBD_JOURNAL_EMPTY
+    KEEPS = lib.OBD_JOURNAL_KEEPS  # it has what the two files have not
+    STRAY = lib.OBD_JOURNAL_STRAY  # of another layer, or no journal
+    PAST = lib.OBD_JOURNAL_PAST  # somebody wrote to the layer without it
+
+
+class JournalFound(NamedTuple):
+    """What was in a journal.
+
+    Attributes:
+        entries: flushes.
+        records: of these, all together.
+        state: whether they count.
+    """
+
+    entries: int
+    records: int
+    state: JournalState
 
 
 class UpperFacts(NamedTuple):
@@ -29,6 +64,7 @@ class UpperFacts(NamedTuple):
         data_end: sectors of the data file in use.
         unused: of those, garbage that may be written over.
         pending: records that no flush has written yet.
+        journaled: records that a flush wrote to the journal only.
         flushes: rounds of syncs, each for many callers.
     """
 
@@ -42,6 +78,7 @@ class UpperFacts(NamedTuple):
     data_end: int
     unused: int
     pending: int
+    journaled: int
     flushes: int
 
     @property
@@ -105,16 +142,26 @@ class Upper:
         data_limit: int,
         allowance: int,
         in_place: bool,
+        patience: int = 0,
         io: Io | None = None,
     ) -> None:
         """Make an empty index; replay() and start() make it usable.
 
         data_limit: sectors that the data file may have; allowance: sectors of
-        garbage in it that are let be. io None: the kernel.
+        garbage in it that are let be; patience: small flushes, one after the
+        other, until a journal is wanted, 0: never. io None: the kernel.
         """
         setup = ffi.new(
             "struct obd_upper_setup *",
-            [disk_sectors, data_limit, allowance, data_fd, index_fd, in_place],
+            {
+                "disk_end": disk_sectors,
+                "data_limit": data_limit,
+                "allowance": allowance,
+                "data_fd": data_fd,
+                "index_fd": index_fd,
+                "in_place": in_place,
+                "patience": patience,
+            },
         )
         pointer = lib.obd_upper_new(setup, io._c if io else ffi.NULL)
         self._c = ffi.gc(made(pointer, "a writable layer"), lib.obd_upper_free)
@@ -143,6 +190,36 @@ class Upper:
         """Make everything durable that was written before; raises SourceError."""
         fault = new_fault()
         check(lib.obd_upper_flush(self._c, fault), fault, self.name)
+
+    def recover(self, fd: int, size: int, uuid: bytes, *, repair: bool) -> JournalFound:
+        """Apply the journal of that many bytes, after all was replayed.
+
+        With repair, all of it is durable in the two files afterwards and the
+        journal is empty; without, nothing is changed, and it is not applied.
+        """
+        found, fault = ffi.new("struct obd_journal_found *"), new_fault()
+        status = lib.obd_upper_recover(
+            self._c, fd, size, uuid.ljust(JOURNAL_UUID, b"\0"), repair, found, fault
+        )
+        check(status, fault, self.name)
+        return JournalFound(found.entries, found.records, JournalState(found.state))
+
+    def wants_journal(self) -> bool:
+        """Tell whether so many small flushes came that a journal would pay."""
+        return bool(lib.obd_upper_wants_journal(self._c))
+
+    def use_journal(self, fd: int, size: int) -> None:
+        """Use a journal from now on: empty, of size bytes, borrowed."""
+        fault = new_fault()
+        check(lib.obd_upper_use_journal(self._c, fd, size, fault), fault, self.name)
+
+    def end_journal(self, *, never: bool) -> None:
+        """Make everything durable in the two files, and use no journal.
+
+        never: nor want one again. Raises SourceError; it stays in use then.
+        """
+        fault = new_fault()
+        check(lib.obd_upper_end_journal(self._c, never, fault), fault, self.name)
 
     def wants_compaction(self) -> bool:
         """Tell whether most records of the index file are overwritten ones."""
@@ -203,6 +280,13 @@ class Upper:
             raise
         finally:
             lib.obd_upper_index_end(self._c, done)
+
+
+def journal_header(uuid: bytes, generation: int) -> bytes:
+    """Return the header of an empty journal."""
+    made: Any = ffi.new("uint8_t[]", lib.OBD_JOURNAL_HEADER)
+    lib.obd_journal_header(uuid.ljust(JOURNAL_UUID, b"\0"), generation, made)
+    return bytes(ffi.buffer(made))
 
 
 def punch(fd: int, offset: int, size: int) -> int:

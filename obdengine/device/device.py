@@ -208,8 +208,7 @@ class Device:
             upper = self.upper
             if upper and not upper.readonly:
                 upper.flush()
-                if upper.wants_compaction():
-                    upper.compact_index()
+                upper.upkeep()
 
     def compact_index(self) -> None:
         """Write the upper's index file anew; reads and writes go on meanwhile.
@@ -335,7 +334,7 @@ class Device:
             upper, self.upper, self.layers = self.upper, None, ()
             self.port.use(None, writable=False)
         if core and upper and not upper.readonly:
-            upper.flush()
+            upper.settle()
 
     def __enter__(self) -> Device:
         """Return the device, which is closed at the end of the block."""

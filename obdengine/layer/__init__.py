@@ -7,6 +7,7 @@ It compares no layer with another and looks no sector up.
 
 from __future__ import annotations
 
+from obdengine.layer.journal import Journal
 from obdengine.layer.reader import Layer, open_layer
 from obdengine.layer.shared import open_shared
 from obdengine.layer.upper import (
@@ -27,6 +28,7 @@ __all__ = [
     "Upper",
     "UpperOptions",
     "map_path",
+    "Journal",
     "LayerWriter",
     "Totals",
 ]

@@ -13,9 +13,8 @@ A sparse file of overlaybd has no map file: its map is made from its holes, as
 overlaybd does it, once.
 
 Which records count, and in what order things are written so that this stays
-true after a power cut, is at the top of `_core/upper.h`. The data file is
-locked while the layer is open: by one writer, or by readers. Nothing is looked
-up here.
+true after a power cut, is at the top of `_core/upper.h` and `_core/journal.h`.
+The data file is locked while the layer is open: by one writer, or by readers.
 """
 
 from __future__ import annotations
@@ -23,8 +22,8 @@ from __future__ import annotations
 import os
 import threading
 import uuid as uuids
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Iterable
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,8 +36,10 @@ from obdengine.errors import (
     Unsupported,
     UsageError,
 )
-from obdengine.layer import format
-from obdengine.segment import ENTRY_SIZE, MAX_ENTRIES, MAX_LENGTH, Segment
+from obdengine.layer import format, journal
+from obdengine.layer.holes import guess_from_holes
+from obdengine.layer.journal import Journal
+from obdengine.segment import ENTRY_SIZE, MAX_ENTRIES
 from obdengine.source.output import Output
 from obdengine.source.writable import WritableFile
 from obdengine.units import GIB, KIB, SECTOR, round_up
@@ -46,7 +47,6 @@ from obdengine.units import GIB, KIB, SECTOR, round_up
 __all__ = ["Upper", "UpperOptions", "create_upper", "map_path", "open_upper"]
 
 _STEP = 256 * KIB  # of the index file that is replayed at once
-_FIRST = format.SLOT // SECTOR
 
 _APPEND_FLAGS = format.HEADER | format.DATA
 _SPARSE_FLAGS = _APPEND_FLAGS | format.SPARSE
@@ -88,12 +88,15 @@ class _Files:
 
     data: WritableFile
     index: WritableFile | None
+    journal: Journal | None = None
 
     def close(self) -> None:
         """Close them and give up the lock; twice does nothing."""
-        self.data.close()
+        if self.journal:
+            self.journal.close()
         if self.index:
             self.index.close()
+        self.data.close()
 
 
 class Upper:
@@ -122,7 +125,6 @@ class Upper:
         io: _core.Io | None,
     ) -> None:
         """Take over the files; open_upper() finds them and replays."""
-        self.files = _Files(data, index)
         self.name = data.name
         self.form = "sparse" if header.flags & format.SPARSE else "append"
         self.virtual_size = header.virtual_size
@@ -134,16 +136,10 @@ class Upper:
         self._header = header
         self._sealed_at: int | None = None
         self._compacting = threading.Lock()
-        self.core = _core.Upper(
-            data.fileno(),
-            index.fileno() if index else -1,
-            name=data.name,
-            disk_sectors=header.virtual_size // SECTOR,
-            data_limit=options.data_limit,
-            allowance=options.allowance,
-            in_place=self.form == "sparse",
-            io=io,
-        )
+        self.core = _made_core(data, index, header, options, io)
+        append = self.form == "append"
+        beside = Journal(self.core, data.path, header.uuid) if append else None
+        self.files = _Files(data, index, beside)
 
     @property
     def data(self) -> WritableFile:
@@ -154,6 +150,11 @@ class Upper:
     def index(self) -> WritableFile | None:
         """The index or map file; None for a map that was only guessed."""
         return self.files.index
+
+    @property
+    def journal(self) -> Journal | None:
+        """What makes small flushes durable, in append form."""
+        return self.files.journal
 
     @property
     def readonly(self) -> bool:
@@ -168,9 +169,21 @@ class Upper:
         """Make every write before durable; raises SourceError with the errno."""
         self.core.flush()
 
-    def wants_compaction(self) -> bool:
-        """Tell whether most records of the index file are overwritten ones."""
-        return self.core.wants_compaction()
+    def settle(self) -> None:
+        """Flush, so that the two files are all of the layer, without a journal."""
+        if self.journal:
+            with self._compacting:
+                self.journal.end()
+        else:
+            self.flush()
+
+    def upkeep(self) -> None:
+        """Do what flushes have made worth while: a new index file, a journal."""
+        if self.core.wants_compaction():
+            self.compact_index()
+        if self.journal and self.core.wants_journal():
+            with self._compacting:
+                self.journal.make()
 
     def compact_index(self) -> None:
         """Write the index file anew, in the order of the disk.
@@ -198,7 +211,7 @@ class Upper:
         a crash could leave, as opening and flushing have synced the map.
         """
         assert self.form == "sparse"
-        self.flush()
+        self.settle()
         at = format.SLOT
         for segment in self.core.segments():
             if not segment.zeroed:
@@ -218,7 +231,7 @@ class Upper:
         leaves the old disk or the new one, and so does a failure.
         """
         _judge_size(virtual_size)
-        self.flush()
+        self.settle()
         if virtual_size < self.virtual_size:
             self._shrink(virtual_size)
             return
@@ -265,7 +278,7 @@ class Upper:
         No writes may run. A crash leaves a writable layer with some garbage
         at its end, or a sealed one. Raises LimitError for too many entries.
         """
-        self.flush()
+        self.settle()
         segments = self.core.segments()
         if len(segments) > MAX_ENTRIES:
             raise LimitError(
@@ -313,9 +326,29 @@ class Upper:
         """Flush, close both files and give up the lock; twice does nothing."""
         try:
             if not self.readonly and self.data.fileno() >= 0:
-                self.flush()
+                self.settle()
         finally:
             self.files.close()
+
+
+def _made_core(
+    data: WritableFile,
+    index: WritableFile | None,
+    header: format.Header,
+    options: UpperOptions,
+    io: _core.Io | None,
+) -> _core.Upper:
+    return _core.Upper(
+        data.fileno(),
+        index.fileno() if index else -1,
+        name=data.name,
+        disk_sectors=header.virtual_size // SECTOR,
+        data_limit=options.data_limit,
+        allowance=options.allowance,
+        in_place=bool(header.flags & format.SPARSE),
+        patience=0 if data.readonly else journal.PATIENCE,
+        io=io,
+    )
 
 
 def map_path(data: Path) -> Path:
@@ -349,6 +382,7 @@ def create_upper(
         parent_uuid=_uuid_field(parent_uuid or format.NO_UUID),
     )
     flags = _MAP_FLAGS if sparse else _INDEX_FLAGS
+    journal.journal_path(data).unlink(missing_ok=True)
     WritableFile.create(index or map_path(data), _index_header(header, flags))
     with Output(data) as out:
         out.append(format.pack_header(header))
@@ -363,6 +397,7 @@ def open_upper(
     *,
     readonly: bool = False,
     locked: bool = True,
+    recover: bool = True,
     options: UpperOptions | None = None,
     io: _core.Io | None = None,
 ) -> Upper:
@@ -371,11 +406,15 @@ def open_upper(
     index None: the map file beside a sparse data file. Records that do not
     count are made padding, and half a record at the end is cut off, unless
     readonly. locked=False is for facts about a layer that somebody may be
-    writing to: its data may change while they are read.
+    writing to: its data may change while they are read. A journal that a crash
+    has left is applied, which writes to the files also when readonly is said;
+    without recover, or not locked, what is in it is not seen then.
 
     Raises Busy when another process writes to it, or for writing when one
     reads it; FormatError when a header is wrong, SourceError.
     """
+    if readonly and locked and recover and journal.journal_path(data).exists():
+        _recover(data, index)
     files = [WritableFile(data, readonly=readonly)]
     try:
         if locked or not readonly:
@@ -395,13 +434,30 @@ def open_upper(
     return upper
 
 
+def _recover(data: Path, index: Path | None) -> None:
+    """Apply the journal if there is something in it."""
+    with closing(open_upper(data, index, readonly=True, recover=False)) as upper:
+        kept = upper.journal.kept if upper.journal else 0
+    if not kept:
+        return
+    try:
+        open_upper(data, index).close()
+    except SourceError as error:
+        raise SourceError(
+            f"{journal.journal_path(data)}: holds {kept} flushes that are not in the "
+            f"layer's files yet, which cannot be written: {error.args[0]}",
+            hint="open the layer for writing once, or `obd check --repair`",
+            errno=error.errno,
+        ) from error
+
+
 def _make_map(data: WritableFile, header: format.Header, index: Path | None) -> bool:
     """Make the map file from the holes if it is missing; tell whether it was."""
     path = index or map_path(data.path)
     if data.readonly or not header.flags & format.SPARSE or path.exists():
         return False
-    records = _core.Segments.from_list(_from_holes(data, header)).pack()
-    WritableFile.create(path, _index_header(header, _MAP_FLAGS), records)
+    raw = guess_from_holes(data, header.virtual_size).pack()
+    WritableFile.create(path, _index_header(header, _MAP_FLAGS), raw)
     return True
 
 
@@ -425,20 +481,10 @@ def _open_index(
     return file
 
 
-def _from_holes(data: WritableFile, header: format.Header) -> Iterator[Segment]:
-    """Yield what overlaybd takes for written: all that is no hole."""
-    disk_end = header.virtual_size // SECTOR
-    for offset, size in data.data_ranges(format.SLOT):
-        start = max(offset // SECTOR - _FIRST, 0)
-        end = min((offset + size) // SECTOR - _FIRST, disk_end)
-        for at in range(start, end, MAX_LENGTH):
-            yield Segment(at, min(MAX_LENGTH, end - at), _FIRST + at)
-
-
 def _replay(upper: Upper) -> None:
     sectors = upper.data.size // SECTOR
     if upper.index is None:
-        guess = _core.Segments.from_list(_from_holes(upper.data, upper._header))
+        guess = guess_from_holes(upper.data, upper.virtual_size)
         upper.core.replay(guess.pack(), sectors, repair=False)
         return
     repair, size = not upper.readonly, upper.index.size
@@ -450,9 +496,11 @@ def _replay(upper: Upper) -> None:
             break
         upper.core.replay(raw, sectors, repair=repair)
         at += len(raw)
+    if repair and upper.torn:
+        upper.index.truncate(end)
+    if upper.journal:
+        upper.journal.recover(repair=repair)
     if repair:
-        if upper.torn:
-            upper.index.truncate(end)
         upper.core.start(round_up(upper.data.size, SECTOR) // SECTOR)
 
 
@@ -536,9 +584,8 @@ def _index_header(header: format.Header, flags: int) -> bytes:
 
 def _judge_size(virtual_size: int) -> None:
     if virtual_size % SECTOR or not 0 < virtual_size <= format.MAX_VIRTUAL_SIZE:
-        raise UsageError(
-            f"a disk cannot have {virtual_size} bytes", hint="a multiple of 512"
-        )
+        words = f"a disk cannot have {virtual_size} bytes"
+        raise UsageError(words, hint="a multiple of 512")
 
 
 def _uuid(field: bytes) -> str | None:

@@ -19,7 +19,7 @@ from obdengine import source
 from obdengine.blob import Progress, open_blob
 from obdengine.config import LayerFile, UpperFiles
 from obdengine.errors import BadIndex, Busy, FormatError
-from obdengine.layer import Upper, open_upper
+from obdengine.layer import Journal, Upper, open_upper
 from obdengine.ops.held import holding
 from obdengine.ops.layers import open_file
 
@@ -94,7 +94,8 @@ def repair(config: Path) -> Report:
 def _check_upper(files: UpperFiles, report: Report) -> None:
     report.layers += 1
     try:
-        with closing(open_upper(files.data, files.index, readonly=True)) as upper:
+        opened = open_upper(files.data, files.index, readonly=True, recover=False)
+        with closing(opened) as upper:
             report.damage += _log_damage(upper)
             report.notes += _doubts(upper)
             report.checked += sum(f.size for f in (upper.data, upper.index) if f)
@@ -122,6 +123,8 @@ def _log_damage(upper: Upper) -> list[FormatError]:
 
 
 def _doubts(upper: Upper) -> list[str]:
+    if upper.journal:
+        return _journal_notes(upper.journal)
     if not upper.guessed:
         return []
     return [
@@ -129,6 +132,26 @@ def _doubts(upper: Upper) -> list[str]:
         "what is beside a write of less than a block of the file system counts as "
         "written, and reads as zeros"
     ]
+
+
+def _journal_notes(journal: Journal) -> list[str]:
+    words = None
+    if journal.kept:
+        words = (
+            f"holds {journal.kept} flushes that a crash has kept out of the layer's "
+            "files: opening it for writing, or `--repair`, brings them there"
+        )
+    elif journal.is_past:
+        words = (
+            f"its {journal.found.entries} flushes do not count: the layer was written "
+            "to by somebody who does not know of it"
+        )
+    elif journal.is_stray:
+        words = (
+            "not the journal of this layer, which does without one as long as it is "
+            "there"
+        )
+    return [f"{journal.path}: {words}"] if words else []
 
 
 def _check_layer(file: LayerFile, report: Report, progress: Progress) -> None:

@@ -143,7 +143,8 @@ start(struct actor *a, struct rig *g, struct chance *r, _Atomic bool *over,
 }
 
 static void
-all_at_once(bool in_place, uint64_t allowance, uint64_t limit, uint64_t seed)
+all_at_once(bool in_place, uint64_t allowance, uint64_t limit,
+            uint64_t journal, uint64_t seed)
 {
     static struct actor actors[WRITERS + READERS + 2];
     struct chance r = { seed };
@@ -158,6 +159,8 @@ all_at_once(bool in_place, uint64_t allowance, uint64_t limit, uint64_t seed)
     }
     g.torn_reads = in_place;
     g.read_us = 200;
+    if (journal)
+        rig_journal(&g, journal);
     for (size_t i = 0; i < WRITERS + READERS + 2; i++) {
         actors[i].number = i;
         start(&actors[i], &g, &r, &over,
@@ -185,12 +188,12 @@ all_at_once(bool in_place, uint64_t allowance, uint64_t limit, uint64_t seed)
 TEST(upper_threads_append)
 {
     for (uint64_t seed = 1; seed < 4; seed++)
-        all_at_once(false, 0, 0, seed);
+        all_at_once(false, 0, 0, 0, seed);
 }
 
 TEST(upper_threads_append_with_an_allowance)
 {
-    all_at_once(false, 300, 0, 9);
+    all_at_once(false, 300, 0, 0, 9);
 }
 
 /* A disk without a sector to spare; an eighth of the room is for writing over. */
@@ -198,14 +201,22 @@ TEST(upper_threads_on_a_full_disk)
 {
     uint64_t sectors = HEADER / SECTOR + DISK * 8 / 7 + 1;
 
+    for (uint64_t seed = 1; seed < 3; seed++) {
+        all_at_once(false, 1000, sectors, 0, seed);
+        all_at_once(false, 1000, sectors, 1 << 16, seed);
+    }
+}
+
+TEST(upper_threads_append_with_a_journal)
+{
     for (uint64_t seed = 1; seed < 3; seed++)
-        all_at_once(false, 1000, sectors, seed);
+        all_at_once(false, 0, 0, 1 << 16, seed);
 }
 
 TEST(upper_threads_in_place)
 {
     for (uint64_t seed = 1; seed < 3; seed++)
-        all_at_once(true, 0, 0, seed);
+        all_at_once(true, 0, 0, 0, seed);
 }
 
 /* ---- Flushes ---- */

@@ -13,7 +13,10 @@
 static int
 noted(struct rig *g, int fd, char kind)
 {
-    kind = fd == g->data_fd ? kind : (char)(kind - 'a' + 'A');
+    if (fd == g->journal_fd)
+        kind = kind == 'w' ? 'j' : kind == 's' ? 'J' : kind;
+    else if (fd != g->data_fd)
+        kind = (char)(kind - 'a' + 'A');
     pthread_mutex_lock(&g->lock);
     if (g->n == HISTORY)
         memmove(g->history, g->history + 1, --g->n);
@@ -76,6 +79,8 @@ file_size(int fd)
     return (uint64_t)st.st_size;
 }
 
+static const uint8_t uuid[] = "0123abcd-0000-4000-8000-00000000000a";
+
 static void
 open_upper(struct rig *g)
 {
@@ -89,8 +94,32 @@ open_upper(struct rig *g)
     SAME(pread(g->index_fd, raw, n * OBD_RECORD_SIZE, HEADER),
          n * OBD_RECORD_SIZE);
     SAME(obd_upper_replay(g->upper, raw, n, sectors, 1, &f), OBD_OK);
-    SAME(obd_upper_start(g->upper, sectors, &f), OBD_OK);
     free(raw);
+    if (g->journal_fd >= 0) {
+        uint64_t size = file_size(g->journal_fd);
+        struct obd_journal_found found;
+
+        SAME(obd_upper_recover(g->upper, g->journal_fd, size, uuid, 1, &found,
+                               &f), OBD_OK);
+        assert(found.state == OBD_JOURNAL_KEEPS
+               || found.state == OBD_JOURNAL_EMPTY);
+        sectors = file_size(g->data_fd) / SECTOR;
+        SAME(obd_upper_use_journal(g->upper, g->journal_fd, size, &f), OBD_OK);
+    }
+    SAME(obd_upper_start(g->upper, sectors, &f), OBD_OK);
+}
+
+void
+rig_journal(struct rig *g, uint64_t size)
+{
+    uint8_t *raw = grab(size);
+    struct obd_fault f;
+
+    memset(raw, 0, size);
+    obd_journal_header(uuid, 5, raw);
+    g->journal_fd = file_of(raw, size);
+    free(raw);
+    SAME(obd_upper_use_journal(g->upper, g->journal_fd, size, &f), OBD_OK);
 }
 
 void
@@ -102,6 +131,7 @@ rig_make(struct rig *g, uint64_t disk_end, bool in_place, uint64_t allowance)
     pthread_mutex_init(&g->lock, NULL);
     g->data_fd = file_of(header, sizeof header);
     g->index_fd = file_of(header, sizeof header);
+    g->journal_fd = -1;
     if (in_place)
         SAME(ftruncate(g->data_fd, (off_t)(HEADER + disk_end * SECTOR)), 0);
     g->io = (struct obd_io){ g, on_write, on_sync, on_truncate, on_punch };
@@ -129,6 +159,8 @@ rig_free(struct rig *g)
     obd_upper_free(g->upper);
     close(g->data_fd);
     close(g->index_fd);
+    if (g->journal_fd >= 0)
+        close(g->journal_fd);
     pthread_mutex_destroy(&g->lock);
 }
 

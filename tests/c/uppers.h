@@ -10,13 +10,14 @@
 #include <stdatomic.h>
 
 #include "check.h"
+#include "journal.h"
 #include "upper.h"
 
 #define HEADER 4096
 #define SECTOR 512
 
 /* What was done last, the newest last: w write, s sync, p punch; capitals for
- * the index file.
+ * the index file, j and J for the journal's writes and syncs.
  */
 #define HISTORY 64
 
@@ -24,6 +25,7 @@ struct rig {
     struct obd_upper *upper;
     int data_fd;
     int index_fd;
+    int journal_fd;             /* -1: none */
     struct obd_upper_setup setup;
     struct obd_io io;
     pthread_mutex_t lock;       /* of history */
@@ -41,6 +43,9 @@ struct rig {
 /* A fresh upper for a disk of so many sectors, open and ready. */
 extern void rig_make(struct rig *g, uint64_t disk_end, bool in_place,
                      uint64_t allowance);
+
+/* Use a journal of so many bytes, from now on and when it is opened again. */
+extern void rig_journal(struct rig *g, uint64_t size);
 
 /* As after kill: forget the upper, open what the files hold. */
 extern void rig_reopen(struct rig *g);

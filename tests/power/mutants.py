@@ -50,18 +50,26 @@ class Mutant:
 
 _SYNC = "status = sync_file(u, u->setup.{}_fd, fault);\n"
 
+JOURNAL = (
+    "append, journal",
+    "append, journal and the rest",
+    "append, journal, reopened",
+    "append, journal and a limit",
+    "append, journal, killed",
+)
+
 MUTANTS = [
     Mutant(
         "no sync of data before the records",
         "_core/upper.c",
-        "    if (b->dirty || size > 0)\n        " + _SYNC.format("data"),
+        "    if (b->dirty || end > u->index_end)\n        " + _SYNC.format("data"),
         "",
         ("append, at random", "sparse, at random"),
     ),
     Mutant(
         "no sync of the records",
         "_core/upper.c",
-        "    if (status == OBD_OK)\n        " + _SYNC.format("index"),
+        "        if (status == OBD_OK)\n            " + _SYNC.format("index"),
         "",
         ("append, at random", "sparse, at random"),
     ),
@@ -99,6 +107,110 @@ MUTANTS = [
         "            _sync_folder(self.folder)\n",
         "",
         ("append, writes in between",),
+    ),
+    Mutant(
+        "no sync of the journal",
+        "_core/journal.c",
+        "    if (error == 0)\n"
+        "        error = u->io.sync(u->io.context, j->fd);\n"
+        "    if (error != 0) {\n        j->failed = true;\n        return",
+        "    if (error != 0) {\n        j->failed = true;\n        return",
+        JOURNAL,
+    ),
+    Mutant(
+        "no checksum of an entry",
+        "_core/journal.c",
+        "checksum(e, size) != crc",
+        "false",
+        JOURNAL,
+    ),
+    Mutant(
+        "no generation of an entry",
+        "_core/journal.c",
+        "memcmp(e + AT_GENERATION, w->header + AT_GENERATION, 8) != 0",
+        "false",
+        JOURNAL,
+    ),
+    Mutant(
+        "no reset of the journal",
+        "_core/journal.c",
+        "    int error = u->io.write(u->io.context, j->fd, j->header,\n"
+        "                            sizeof j->header, 0);\n",
+        "    int error = 0;\n",
+        JOURNAL,
+    ),
+    Mutant(
+        "no sync of the reset",
+        "_core/journal.c",
+        "                            sizeof j->header, 0);\n\n"
+        "    if (error == 0)\n        error = u->io.sync(u->io.context, j->fd);\n",
+        "                            sizeof j->header, 0);\n\n",
+        JOURNAL,
+    ),
+    Mutant(
+        "the journal is reset before the records are durable",
+        "_core/upper.c",
+        "    int status = OBD_OK;\n\n    if (b->dirty || end > u->index_end)\n",
+        "    struct list all = { 0 };\n"
+        "    (void)list_room(&all, kept->n + 1);\n"
+        "    for (size_t i = 0; i < kept->n; i++)\n        all.s[i] = kept->s[i];\n"
+        "    all.n = kept->n;\n    kept = &all;\n"
+        "    int status = obd_journal_reset(u, &b->hidden, fault);\n\n"
+        "    if (b->dirty || end > u->index_end)\n",
+        JOURNAL,
+    ),
+    Mutant(
+        "no sync of data at a checkpoint",
+        "_core/upper.c",
+        "    if (b->dirty || end > u->index_end)\n        status = sync",
+        "    if (b->dirty || b->records.n > 0)\n        status = sync",
+        JOURNAL,
+    ),
+    Mutant(
+        "data that kept records hide is written over",
+        "_core/journal.c",
+        "        j->hidden.s[j->hidden.n++] = b->hidden.s[i];\n",
+        "        obd_space_give(&u->space, b->hidden.s[i].lo, b->hidden.s[i].hi);\n",
+        JOURNAL,
+    ),
+    Mutant(
+        "kept records are written behind newer ones",
+        "_core/upper.c",
+        "    uint64_t middle = u->index_end + kept->n * OBD_RECORD_SIZE;\n"
+        "    uint64_t end = middle + b->records.n * OBD_RECORD_SIZE;\n",
+        "    uint64_t end = u->index_end\n"
+        "                   + (kept->n + b->records.n) * OBD_RECORD_SIZE;\n"
+        "    uint64_t middle = u->index_end;\n",
+        JOURNAL,
+    ),
+    Mutant(
+        "data of an entry is not put back",
+        "_core/journal.c",
+        "        if (size > 0)\n            status = refused",
+        "        if (size > UINT32_MAX)\n            status = refused",
+        JOURNAL,
+    ),
+    Mutant(
+        "a journal is not applied at opening",
+        "_core/journal.c",
+        "while (counts && status == OBD_OK && next_entry(u, w))",
+        "while (counts && status != OBD_OK && next_entry(u, w))",
+        JOURNAL,
+    ),
+    Mutant(
+        "a new index file beside a journal that counts",
+        "_core/upper.c",
+        "    if (status == OBD_OK && u->journal.used)\n",
+        "    if (status == OBD_OK && u->journal.used && fd < 0)\n",
+        ("append, journal, writes in between",),
+    ),
+    Mutant(
+        "no sync of a new journal",
+        "layer/journal.py",
+        "                out.commit()\n",
+        "                out._temporary.replace(out.path)\n"
+        "                out._close()\n",
+        JOURNAL,
     ),
 ]
 

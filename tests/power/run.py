@@ -124,6 +124,13 @@ class Run:
         self.device.flush()
         self.truth.flushed(begun, self.recorder.tick())
 
+    def settle(self) -> None:
+        """Bring all into the two files, which flushes; a journal ends."""
+        begun = self.recorder.tick()
+        assert self.device.upper
+        self.device.upper.settle()
+        self.truth.flushed(begun, self.recorder.tick())
+
     def compact_index(self) -> None:
         """Write the index file anew."""
         self.device.compact_index()

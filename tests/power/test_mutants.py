@@ -11,14 +11,27 @@ from tests.tools import requires
 pytestmark = requires("gcc")
 
 
-@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def is_long(mutant: Mutant) -> bool:
+    """Whether one is tried in a soak run only: most of those of the journal."""
+    return "journal" in mutant.hunts[0] and not mutant.name.startswith("no sync of the")
+
+
+@pytest.mark.parametrize(
+    "mutant",
+    [
+        pytest.param(mutant, marks=[pytest.mark.soak] if is_long(mutant) else [])
+        for mutant in MUTANTS
+    ],
+    ids=lambda mutant: mutant.name,
+)
 def test_mutant_is_caught(mutant: Mutant) -> None:
     assert hunt(mutant, mutant.hunts, seeds=20)["violations"]
 
 
 def test_nothing_is_wrong_with_the_engine() -> None:
     """The same hunts find nothing where nothing is missing."""
-    names = tuple({name for mutant in MUTANTS for name in mutant.hunts})
+    short = [mutant for mutant in MUTANTS if not is_long(mutant)]
+    names = tuple({mutant.hunts[0] for mutant in short})
     said = hunt(None, names, seeds=1)
     assert said["states"] > 300
     assert not said["violations"]

@@ -169,6 +169,58 @@ def from_threads(steps: int, beside: Workload | None = None) -> Workload:
     return work
 
 
+def small_flushes(steps: int) -> Workload:
+    """Flush after every write or two, which a journal is for."""
+
+    def work(run: Run) -> None:
+        for _ in range(steps):
+            for _ in range(run.chance.choice([1, 1, 1, 2, 3])):
+                if run.chance.random() < 0.15:
+                    run.zero(*run.place(6))
+                else:
+                    run.write(*run.place(4))
+            run.flush()
+
+    return work
+
+
+def mixed_flushes(steps: int) -> Workload:
+    """Flush little and much, write the index anew, and what goes before a stop."""
+
+    def work(run: Run) -> None:
+        for _ in range(steps):
+            kind = run.chance.randrange(10)
+            if kind == 0:
+                run.compact_index()
+            elif kind < 3:
+                for _ in range(70):
+                    run.write(run.chance.randrange(run.sectors), 1)
+                run.flush()
+            elif kind == 3:
+                run.settle()
+            else:
+                small_flushes(2)(run)
+
+    return work
+
+
+def reopened(steps: int) -> Workload:
+    """Flush little, and kill the process or close the disk, again and again."""
+
+    def work(run: Run) -> None:
+        for _ in range(steps):
+            small_flushes(run.chance.randint(2, 5))(run)
+            if run.chance.random() < 0.5:
+                run.write(*run.place(8))
+            if run.chance.random() < 0.7:
+                run.kill()
+                run.open()
+            else:
+                run.reopen()
+
+    return work
+
+
 def large(steps: int) -> Workload:
     """Overwrite long pieces, which become holes when they are garbage."""
 
