@@ -96,8 +96,8 @@ def build_turbo(
     the target is as it was then.
     """
     chosen = options or TurboOptions()
-    _judge(store, image)
     try:
+        _judge(store, image)
         with tempfile.TemporaryDirectory(prefix=".obd-", dir=target.folder) as folder:
             job = _Job(store, image, target, chosen, Path(folder), progress)
             for number in range(len(image.layers)):
@@ -215,7 +215,8 @@ class _Job:
             layers = open_layers(self._lowers, opened)
             upper = open_upper(data, log)
             opened.callback(upper.close)
-            device = Device(layers, str(data), upper)
+            name = f"{self._target.name}: layer {number + 1}"
+            device = Device(layers, name, upper)
             opened.callback(device.close)
             if number == 0:
                 ext4.make_file_system(device, self._options.make)
