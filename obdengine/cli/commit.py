@@ -22,6 +22,7 @@ from obdengine.cli.layers import (
     say_layer,
 )
 from obdengine.cli.output import json_option, progress_bar, progress_option
+from obdengine.cli.paths import path_option
 from obdengine.ops.commit import commit as commit_upper
 
 __all__ = ["commit"]
@@ -30,9 +31,8 @@ __all__ = ["commit"]
 @click.command()
 @writable_argument
 @click.argument("target", metavar="DST")
-@click.option(
+@path_option(
     "--config",
-    type=click.Path(path_type=Path),
     metavar="PATH",
     help="Write a configuration of the layers and the new one.",
 )

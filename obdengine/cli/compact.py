@@ -16,6 +16,7 @@ from obdengine.cli.output import (
     progress_option,
     size_text,
 )
+from obdengine.cli.paths import control_option
 from obdengine.cli.snapshot import export_option, say_reply
 from obdengine.errors import UsageError
 from obdengine.ops.compact import Compacted
@@ -27,12 +28,7 @@ __all__ = ["compact"]
 
 @click.command()
 @click.argument("image", required=False, metavar="[IMAGE]")
-@click.option(
-    "--control",
-    type=click.Path(path_type=Path),
-    metavar="SOCKET",
-    help="Tell the server that listens there to do it.",
-)
+@control_option()
 @export_option
 @json_option
 @progress_option

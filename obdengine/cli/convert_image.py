@@ -42,6 +42,7 @@ __all__ = [
     "FILE_SYSTEM_OPTIONS",
     "FROM_IMAGE",
     "host_options",
+    "image_facts",
     "image_target",
     "known_layers",
     "make_options",
@@ -186,15 +187,21 @@ def image_target(
 
 
 def _facts(job: Job, built: Built) -> Facts:
+    rows = [
+        {"digest": layer.digest, "size": layer.size, "reused": layer.reused}
+        for layer in built.layers
+    ]
+    return image_facts(job, "obd", built.size, rows)
+
+
+def image_facts(job: Job, form: str, size: int, layers: list[Facts]) -> Facts:
+    """Return what there is to say of a new image of layers, on a disk of size bytes."""
     facts: Facts = {
         "filename": job.target,
-        "format": "obd",
-        "virtual-size": built.size,
-        "file-size": sum(layer.size for layer in built.layers),
-        "layers": [
-            {"digest": layer.digest, "size": layer.size, "reused": layer.reused}
-            for layer in built.layers
-        ],
+        "format": form,
+        "virtual-size": size,
+        "file-size": sum(layer["size"] for layer in layers),
+        "layers": layers,
     }
     if not oci.looks_like_reference(job.target):
         facts["config"] = str(Path(job.target) / CONFIG_NAME)

@@ -45,6 +45,13 @@ _TAR, _DIRECTORY = "tar", "dir"
 _HEAD = 512
 _USTAR = slice(257, 262)
 
+# How the first member of an archive of a container image is called, as docker,
+# podman, skopeo and umoci make them; of a tree of files, hardly ever.
+_OF_IMAGE = re.compile(
+    rb"(\./)?([0-9a-f]{64}(\.tar|\.json|/.*)|blobs/.*|oci-layout|"
+    rb"index\.json|manifest\.json|repositories)\0"
+)
+
 
 def _kind(job: Job) -> str | None:
     """Return which of the two the source is, None for neither."""
@@ -64,6 +71,11 @@ def _looks_like_tar(path: Path) -> bool:
     """Tell whether a file is a tar, compressed or not, and not a layer in one."""
     if not path.is_file() or looks_like_image(path):
         return False
+    return _first_head(path)[_USTAR] == b"ustar"
+
+
+def _first_head(path: Path) -> bytes:
+    """Return the first bytes of a tar, compressed or not; none if that fails."""
     try:
         with SourceStream(FileSource(path)) as stream:
             start = stream.read(_HEAD)
@@ -71,8 +83,8 @@ def _looks_like_tar(path: Path) -> bool:
                 stream.seek(0)
                 start = Unpacked(stream, str(path)).read(_HEAD)
     except ObdError:
-        return False  # reading it as what it is meant to be will say what is wrong
-    return start[_USTAR] == b"ustar"
+        return b""  # reading it as what it is meant to be will say what is wrong
+    return start
 
 
 def _run(job: Job) -> Facts:
@@ -87,6 +99,7 @@ def _run(job: Job) -> Facts:
     if kind == _TAR:
         refuse_given(job.context, ["owner"], "a tar, which says who owns what")
         refuse_overwriting(job.target, job.sources)
+    _refuse_mistakes(job, kind)
     source = _source(job, kind)
     total = source.size
     with progress_bar("convert", job.progress) as show:
@@ -102,6 +115,30 @@ def _run(job: Job) -> Facts:
         )
     _say(job, written, [*notes, *source.notes])
     return layer_facts(written)
+
+
+def _refuse_mistakes(job: Job, kind: str | None) -> None:
+    """Raise UsageError for what would work, and is hardly what anybody wants."""
+    path, target = Path(job.sources[0]), Path(job.target).resolve()
+    inside = kind == _DIRECTORY and target.is_relative_to(path.resolve())
+    if inside and job.target != STREAM:
+        raise UsageError(
+            f"{job.target}: is inside of what is converted",
+            hint="name a file that is somewhere else",
+        )
+    if job.source_format:
+        return
+    if kind == _DIRECTORY and (path / "oci-layout").is_file():
+        raise UsageError(
+            f"{path}: an OCI layout",
+            hint=f"oci:{path}, or -f dir for its files as they are",
+        )
+    if kind == _TAR and _OF_IMAGE.match(_first_head(path)):
+        raise UsageError(
+            f"{path}: an archive of a container image, as it seems",
+            hint=f"docker-archive:{path} or oci-archive:{path}, or -f tar for its "
+            "files as they are",
+        )
 
 
 def _say(job: Job, written: Written, notes: list[str]) -> None:

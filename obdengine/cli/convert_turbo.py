@@ -8,7 +8,6 @@ The work is in obdengine.ops.turbo_build. The new image appears when it is whole
 from __future__ import annotations
 
 from contextlib import ExitStack
-from pathlib import Path
 
 import click
 
@@ -16,6 +15,7 @@ from obdengine import oci
 from obdengine.cli.convert_image import (
     CACHE_OPTIONS,
     FILE_SYSTEM_OPTIONS,
+    image_facts,
     image_target,
     known_layers,
     make_options,
@@ -27,7 +27,6 @@ from obdengine.cli.registry import REGISTRY_OPTIONS, service_of
 from obdengine.errors import UsageError
 from obdengine.ops.build import DEFAULT_SIZE
 from obdengine.ops.ends import open_source
-from obdengine.ops.folder import CONFIG_NAME
 from obdengine.ops.turbo_build import TurboBuilt, TurboOptions, build_turbo
 from obdengine.ops.turbo_targets import TurboFolder, TurboStore, TurboTarget
 
@@ -70,26 +69,18 @@ def _run(job: Job) -> Facts:
 
 
 def _facts(job: Job, built: TurboBuilt) -> Facts:
-    facts: Facts = {
-        "filename": job.target,
-        "format": "turbo",
-        "virtual-size": built.size,
-        "file-size": sum(layer.size for layer in built.layers),
-        "layers": [
-            {
-                "digest": layer.digest,
-                "size": layer.size,
-                "index-size": layer.index_size,
-                "target-digest": layer.target_digest,
-                "target-size": layer.target_size,
-                "reused": layer.reused,
-            }
-            for layer in built.layers
-        ],
-    }
-    if not oci.looks_like_reference(job.target):
-        facts["config"] = str(Path(job.target) / CONFIG_NAME)
-    return facts
+    rows = [
+        {
+            "digest": layer.digest,
+            "size": layer.size,
+            "index-size": layer.index_size,
+            "target-digest": layer.target_digest,
+            "target-size": layer.target_size,
+            "reused": layer.reused,
+        }
+        for layer in built.layers
+    ]
+    return image_facts(job, "turbo", built.size, rows)
 
 
 TO_TURBO = Converter(

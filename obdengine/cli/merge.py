@@ -21,6 +21,7 @@ from obdengine.cli.layers import (
     say_layer,
 )
 from obdengine.cli.output import json_option, progress_bar, progress_option
+from obdengine.cli.paths import path_option
 from obdengine.cli.snapshot import export_option, say_reply
 from obdengine.errors import UsageError
 from obdengine.ops.control import ask
@@ -50,9 +51,8 @@ def _run_of(text: str) -> tuple[int, int | None]:
     metavar="I:J",
     help="From layer I up to J, which is not part of it (all).",
 )
-@click.option(
+@path_option(
     "--config",
-    type=click.Path(path_type=Path),
     metavar="PATH",
     help="Write a configuration that has the new layer in their place.",
 )

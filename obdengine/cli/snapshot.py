@@ -12,6 +12,7 @@ import click
 import obdengine
 from obdengine.cli.images import configuration
 from obdengine.cli.output import json_option, json_text, pairs, printable
+from obdengine.cli.paths import control_option, path_option
 from obdengine.errors import UsageError
 from obdengine.ops.control import ask
 from obdengine.ops.snapshot import Snapshot
@@ -34,16 +35,10 @@ def export_option(command: _Command) -> _Command:
 
 @click.command()
 @click.argument("image", required=False, metavar="[IMAGE]")
-@click.option(
-    "--control",
-    type=click.Path(path_type=Path),
-    metavar="SOCKET",
-    help="Tell the server that listens there to do it.",
-)
+@control_option()
 @export_option
-@click.option(
+@path_option(
     "--config",
-    type=click.Path(path_type=Path),
     metavar="PATH",
     help="A configuration that says how the image is to be afterwards.",
 )

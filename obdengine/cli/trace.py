@@ -19,6 +19,7 @@ from obdengine.cli.output import (
     progress_option,
     size_text,
 )
+from obdengine.cli.paths import control_option, path_argument, path_option
 from obdengine.cli.plot import draw
 from obdengine.cli.serve import SplitCommand, run_served
 from obdengine.cli.snapshot import export_option, say_reply
@@ -40,16 +41,8 @@ from obdengine.source.writable import WritableFile
 
 __all__ = ["trace"]
 
-_trace_argument = click.argument(
-    "path", type=click.Path(path_type=Path), metavar="TRACE"
-)
-_control_option = click.option(
-    "--control",
-    type=click.Path(path_type=Path),
-    required=True,
-    metavar="SOCKET",
-    help="Where the server listens.",
-)
+_trace_argument = path_argument("path", "TRACE")
+_control_option = control_option("Where the server listens.", required=True)
 
 
 @click.group()
@@ -62,14 +55,7 @@ def trace() -> None:
 
 @trace.command("record", cls=SplitCommand, options_metavar="[OPTIONS]")
 @click.argument("image", nargs=-1, required=True, metavar="IMAGE... [-- COMMAND...]")
-@click.option(
-    "-o",
-    "--to",
-    type=click.Path(path_type=Path),
-    required=True,
-    metavar="TRACE",
-    help="The file to write.",
-)
+@path_option(*("-o", "--to"), metavar="TRACE", help="The file to write.", required=True)
 @click.pass_obj
 def _record(command: tuple[str, ...], /, image: tuple[str, ...], to: Path) -> int:
     """Serve an image, and record what is read of it until COMMAND or Ctrl-C ends it.
@@ -82,13 +68,11 @@ def _record(command: tuple[str, ...], /, image: tuple[str, ...], to: Path) -> in
 @trace.command("start")
 @_control_option
 @export_option
-@click.option(
-    "-o",
-    "--to",
-    type=click.Path(path_type=Path),
-    required=True,
+@path_option(
+    *("-o", "--to"),
     metavar="TRACE",
     help="The file that the server is to write.",
+    required=True,
 )
 def _start(control: Path, export: str, to: Path) -> None:
     """Have a server that runs begin a recording."""
@@ -124,7 +108,7 @@ def _show(path: Path, reads: bool, as_json: bool) -> None:
 
 @trace.command("plot")
 @_trace_argument
-@click.argument("png", type=click.Path(path_type=Path))
+@path_argument("png")
 @click.option("--prefetched", is_flag=True, help="Hits are what a trace has brought.")
 def _plot(path: Path, png: Path, prefetched: bool) -> None:
     """Draw a trace: where in the layers, over time; hits, misses, prefetched.
@@ -141,21 +125,8 @@ def _plot(path: Path, png: Path, prefetched: bool) -> None:
 
 
 @trace.command("merge")
-@click.argument(
-    "traces",
-    nargs=-1,
-    required=True,
-    type=click.Path(path_type=Path),
-    metavar="TRACE...",
-)
-@click.option(
-    "-o",
-    "--to",
-    type=click.Path(path_type=Path),
-    required=True,
-    metavar="TRACE",
-    help="The file to write.",
-)
+@path_argument("traces", "TRACE...", several=True)
+@path_option(*("-o", "--to"), metavar="TRACE", help="The file to write.", required=True)
 def _merge(traces: tuple[Path, ...], to: Path) -> None:
     """Make one trace of those of several runs."""
     save_trace(to, merge_traces([load_trace(path) for path in traces]))
@@ -163,7 +134,7 @@ def _merge(traces: tuple[Path, ...], to: Path) -> None:
 
 @trace.command("pack")
 @_trace_argument
-@click.argument("layer", type=click.Path(path_type=Path))
+@path_argument("layer")
 def _pack(path: Path, layer: Path) -> None:
     """Make a trace the layer that an image carries it in."""
     WritableFile.create(layer, pack_acceleration(load_trace(path)))
@@ -171,13 +142,11 @@ def _pack(path: Path, layer: Path) -> None:
 
 @trace.command("share")
 @image_argument
-@click.option(
-    "--trace",
-    "path",
-    type=click.Path(path_type=Path),
-    required=True,
+@path_option(
+    *("--trace", "path"),
     metavar="TRACE",
     help="What was recorded of the image.",
+    required=True,
 )
 def _share(image: tuple[str, ...], path: Path) -> None:
     """Keep a trace with the layers it is of, for all images that have them."""
@@ -190,10 +159,8 @@ def _share(image: tuple[str, ...], path: Path) -> None:
 
 @trace.command("replay")
 @image_argument
-@click.option(
-    "--trace",
-    "path",
-    type=click.Path(path_type=Path),
+@path_option(
+    *("--trace", "path"),
     metavar="TRACE",
     help="Another trace than that of the image.",
 )

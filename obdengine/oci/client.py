@@ -9,7 +9,6 @@ It knows how a registry is reached, and who we are there; what is asked for,
 from __future__ import annotations
 
 import threading
-from types import TracebackType
 from urllib.parse import urlsplit
 
 from obdengine.oci.auth import RegistryAuth
@@ -107,11 +106,6 @@ class Client:
         """Return the client itself."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Close it."""
         self.close()

@@ -11,6 +11,7 @@ none of its business.
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from obdengine.blob.unpack import Unpacked
 from obdengine.errors import DigestMismatch
 from obdengine.oci.digest import hasher_of
 
-__all__ = ["LayerFeed", "OpenBlob"]
+__all__ = ["LayerFeed", "OpenBlob", "judge_tar"]
 
 _CHUNK = 1 << 20
 _AHEAD = 8  # chunks that may wait to be taken
@@ -117,15 +118,21 @@ class LayerFeed:
                     hasher.update(data)
                 self._pipe.put(data, unpacked.position)
             # It has read to the end of the blob, which is judged so.
-        found = f"{hasher.name}:{hasher.hexdigest()}"
-        if self._diff_id and found != self._diff_id:
-            raise DigestMismatch(
-                self.name,
-                "digest of the unpacked layer",
-                expected=f"{self._diff_id}, as in the configuration",
-                found=found,
-            )
+        if self._diff_id:
+            judge_tar(hasher, self._diff_id, self.name)
         self._pipe.put(b"", 0)
+
+
+def judge_tar(hasher: hashlib._Hash, diff_id: str, name: str) -> None:
+    """Raise DigestMismatch when what was hashed is not the tar of a layer."""
+    found = f"{hasher.name}:{hasher.hexdigest()}"
+    if found != diff_id:
+        raise DigestMismatch(
+            name,
+            "digest of the unpacked layer",
+            expected=f"{diff_id}, as in the configuration",
+            found=found,
+        )
 
 
 class _Closed(Exception):

@@ -28,8 +28,7 @@ from obdengine.config import Image, ImageConfig, LayerFile, Room, UpperFiles
 from obdengine.errors import ConfigError, ObdError, UsageError
 from obdengine.layer import UpperOptions, create_upper, map_path
 from obdengine.ops.layers import open_file
-from obdengine.source.output import Output
-from obdengine.source.writable import alone_in
+from obdengine.source.writable import WritableFile, alone_in
 
 __all__ = [
     "CONFIG_NAME",
@@ -336,9 +335,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _write(path: Path, found: dict[str, Any]) -> None:
-    with Output(path) as out:
-        out.append(json.dumps(found, indent=2).encode() + b"\n")
-        out.commit()
+    WritableFile.create(path, json.dumps(found, indent=2).encode(), b"\n")
 
 
 def _asked(options: UpperOptions | None) -> tuple[int | None, int | None]:

@@ -79,7 +79,7 @@ class Stacking:
         self._number += 1
         data = self.folder / f"{self._number}.data"
         index = self.folder / f"{self._number}.index"
-        uuid = self._fill(fill, data, index, options)
+        uuid = self._fill(fill, data, index, options, str(dst))
         options = replace(options, parent_uuid=options.parent_uuid or uuid)
         if self._last:
             self._last.result()
@@ -95,8 +95,12 @@ class Stacking:
         data: Path,
         index: Path,
         options: LayerOptions,
+        name: str,
     ) -> str | None:
-        """Fill an upper and seal it; return the uuid of what is below it."""
+        """Fill an upper and seal it; return the uuid of what is below it.
+
+        name: what errors call the disk.
+        """
         with ExitStack() as opened:
             layers = open_layers(self.lowers, opened, self._service)
             parent = layers[-1].uuid if layers else None
@@ -109,7 +113,7 @@ class Stacking:
             )
             upper = open_upper(data, index)
             opened.callback(upper.close)
-            device = Device(layers, str(data), upper)
+            device = Device(layers, name, upper)
             opened.callback(device.close)
             fill(device)
             upper.seal()

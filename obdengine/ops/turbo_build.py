@@ -20,7 +20,7 @@ from obdengine.blob import Progress
 from obdengine.blob.indexing import Indexing
 from obdengine.config import LayerFile
 from obdengine.device import Device
-from obdengine.errors import DigestMismatch, Unsupported, UsageError
+from obdengine.errors import Unsupported, UsageError
 from obdengine.layer import create_upper, open_upper
 from obdengine.oci import words
 from obdengine.oci.digest import hasher_of
@@ -29,6 +29,7 @@ from obdengine.oci.store import Store
 from obdengine.ops import turbo_known
 from obdengine.ops.build import DEFAULT_SIZE
 from obdengine.ops.chain import chain_ids, uuid_of
+from obdengine.ops.feed import judge_tar
 from obdengine.ops.known import KnownLayers, key_of
 from obdengine.ops.layer_file import LayerOptions
 from obdengine.ops.layers import open_layers
@@ -95,8 +96,8 @@ def build_turbo(
     the target is as it was then.
     """
     chosen = options or TurboOptions()
-    _judge(store, image)
     try:
+        _judge(store, image)
         with tempfile.TemporaryDirectory(prefix=".obd-", dir=target.folder) as folder:
             job = _Job(store, image, target, chosen, Path(folder), progress)
             for number in range(len(image.layers)):
@@ -214,7 +215,8 @@ class _Job:
             layers = open_layers(self._lowers, opened)
             upper = open_upper(data, log)
             opened.callback(upper.close)
-            device = Device(layers, str(data), upper)
+            name = f"{self._target.name}: layer {number + 1}"
+            device = Device(layers, name, upper)
             opened.callback(device.close)
             if number == 0:
                 ext4.make_file_system(device, self._options.make)
@@ -260,11 +262,4 @@ class _Hashed:
         """Read what is left; raises DigestMismatch when it is another tar."""
         while self.read(_CHUNK):
             pass
-        found = f"{self._hasher.name}:{self._hasher.hexdigest()}"
-        if found != self._diff_id:
-            raise DigestMismatch(
-                name,
-                "digest of the unpacked layer",
-                expected=f"{self._diff_id}, as in the configuration",
-                found=found,
-            )
+        judge_tar(self._hasher, self._diff_id, name)

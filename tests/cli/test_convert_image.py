@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import shutil
 import subprocess
@@ -122,20 +123,30 @@ def test_platform(convert: Obd, tmp_path: Path) -> None:
         (["--size", "1k", "oci:{l}", "{t}/x"], "mke2fs refuses"),
         (["--size", "1000", "oci:{l}", "{t}/x"], "a disk cannot have 1000 bytes"),
         (["-f", "tar", "{l}", "{t}/x"], "regular file"),
-        (["--owner", "root", "{l}", "{t}/x.obd"], "is not an owner"),
+        (["-f", "dir", "--owner", "root", "{l}", "{t}/x.obd"], "is not an owner"),
         (["--owner", "0:0", "{t}/a.tar", "{t}/x.obd"], "a tar, which says"),
         (["--size", "1G", "--base", "{t}/b.obd", "{l}", "{t}/x.obd"], "--size does"),
+        (["{l}", "{t}/x.obd"], "oci:{l}, or -f dir"),
+        (["{t}/saved.tar", "{t}/x.obd"], "docker-archive:{t}/saved.tar or oci-ar"),
+        (["{t}/saved.tgz", "{t}/x.obd"], "docker-archive:{t}/saved.tgz or oci-ar"),
+        (["{t}", "{t}/x.obd"], "x.obd: is inside of what is converted"),
+        (["-f", "dir", "{l}", "{l}/blobs/x.obd"], "is inside of what is converted"),
+        (["--size", "1M", "{t}/large.tar", "{t}/x.obd"], "{t}/x.obd: no room"),
     ],
 )
 def test_what_makes_no_sense(
     convert: Obd, layout: Path, tmp_path: Path, words: list[str], what: str
 ) -> None:
     (tmp_path / "a.tar").write_bytes(TARS[0])
+    saved = small_tar(**{"0" * 64 + ".tar": "", "manifest.json": "[]"})
+    (tmp_path / "saved.tar").write_bytes(saved)
+    (tmp_path / "large.tar").write_bytes(small_tar(a="1" * (2 << 20)))
+    (tmp_path / "saved.tgz").write_bytes(gzip.compress(saved))
     convert("--size", "16M", tmp_path / "a.tar", tmp_path / "b.obd")
     before = sorted(str(path) for path in tmp_path.rglob("*"))
     ran = convert(*(word.format(l=layout, t=tmp_path) for word in words), code=None)
     assert ran.code in (1, 2)
-    assert what in ran.err
+    assert what.format(l=layout, t=tmp_path) in ran.err
     assert sorted(str(path) for path in tmp_path.rglob("*")) == before
 
 
@@ -145,7 +156,7 @@ def test_tar_and_directory(
     (tmp_path / "a.tar").write_bytes(TARS[0])
     base, top, third = (tmp_path / f"{n}.obd" for n in (1, 2, 3))
     convert("--size", "64M", "--label", "x", tmp_path / "a.tar", base)
-    convert("--base", base, "--owner", "0:0", layout, top)
+    convert("-f", "dir", "--base", base, "--owner", "0:0", layout, top)
     convert("-f", "tar", "--base", base, "--base", top, "-", third, stdin=TARS[1])
     info = facts(obd("info", "--output", "json", base, top, third))
     assert info["virtual-size"] == 64 << 20

@@ -486,6 +486,7 @@ def test_image_of_overlaybd_already(tars: list[bytes], tmp_path: Path) -> None:
         image = resolve_image(store, reference.which)
         with pytest.raises(UsageError, match="already"):
             build_turbo(store, image, TurboFolder(tmp_path / "out"))
+        assert not (tmp_path / "out").exists()
     converted(layout, tmp_path / "twice")
     with pytest.raises(UsageError, match="an image already"):
         converted(layout, tmp_path / "twice")
