@@ -290,10 +290,10 @@ def spoiled(layout: Path, number: int, change: Callable[[bytes], bytes]) -> None
     raw = text.replace(f'"size": {layer.size}', f'"size": {len(data)}').encode()
     manifest = layout / "blobs" / digest_of(raw).replace(":", "/")
     manifest.write_bytes(raw)
-    index = (layout / "index.json").read_text()
-    index = index.replace(image.descriptor.digest, digest_of(raw))
-    index = index.replace(str(image.descriptor.size), str(len(raw)))
-    (layout / "index.json").write_text(index)
+    index = json.loads((layout / "index.json").read_bytes())
+    (entry,) = index["manifests"]
+    entry |= {"digest": digest_of(raw), "size": len(raw)}
+    (layout / "index.json").write_text(json.dumps(index))
 
 
 @pytest.mark.parametrize(
