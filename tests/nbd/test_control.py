@@ -294,11 +294,16 @@ def test_many_crashes_among_orders(served: Served, tmp_path: Path, form: str) ->
 @pytest.mark.parametrize(
     ("request_line", "status", "said"),
     [
-        ("GET /", 404, "POST /snapshot, POST /compact, POST /trace/start"),
+        ("GET /", 404, "POST /snapshot, POST /compact, POST /resize, POST /merge"),
         ("GET /snapshot", 405, "with POST"),
         ("POST /stats", 405, "with GET"),
         ("DELETE /stats", 405, "DELETE"),
         ("POST /snapshot?config=new.json", 400, "from the root"),
+        ("POST /resize?size=-1", 400, "not a number"),
+        ("POST /resize?size=100", 400, "multiple of 512"),
+        ("POST /merge?to=one.obd", 400, "from the root"),
+        ("POST /merge?to=/x&first=a", 400, "not a number"),
+        ("POST /merge?to=/x&first=7", 400, "no layers from 7"),
         ("POST /snapshot?config=/no/such/file", 404, "/no/such/file"),
         ("all kinds of nonsense", 400, "nonsense"),
     ],
