@@ -13,7 +13,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -130,6 +130,26 @@ def scene(
     place: Path, images: Path, kind: str, form: str, uri: str, *before: str
 ) -> None:
     """Run the scene at a libvirt, and judge what it leaves."""
+    own, words = prepared(place, images, kind, before)
+    words |= {"URI": uri, "FORM": form}
+    done = subprocess.run(
+        [*before, "sh", "-eu", str(SCENE)],
+        env=environment(**words),
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    console = (place / "console").read_text() if (place / "console").exists() else ""
+    assert done.returncode == 0, done.stdout + done.stderr + console
+    # The first was mounted when the power went.
+    assert guests.file_in(own / "root", kind, "file", place, replay=True)
+    assert guests.file_in(own / "more", kind, "file", place) == "of the second\n"
+
+
+def prepared(
+    place: Path, images: Path, kind: str, before: Sequence[str]
+) -> tuple[Path, dict[str, str]]:
+    """Put into place what the scene needs; return the uppers, and what it is told."""
     image = place / "image.obd"
     image.write_bytes(rig.layer(images, kind).read_bytes())
     writing, reading = OPTIONS[kind]
@@ -145,21 +165,8 @@ def scene(
     for path in (place, *place.rglob("*")):
         if "setpriv" in before:
             os.chown(path, 65534, 65534)
-    words = {"PLACE": place, "OBD": obd, "URI": uri, "FORM": form, "INITRD": initrd}
-    more = {key: str(value) for key, value in words.items()}
-    more |= {"OBD_RUN": f"{place}/run", "OBD_STATE": f"{place}/state"}
-    done = subprocess.run(
-        [*before, "sh", "-eu", str(SCENE)],
-        env=environment(**more),
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
-    console = (place / "console").read_text() if (place / "console").exists() else ""
-    assert done.returncode == 0, done.stdout + done.stderr + console
-    # The first was mounted when the power went.
-    assert guests.file_in(own / "root", kind, "file", place, replay=True)
-    assert guests.file_in(own / "more", kind, "file", place) == "of the second\n"
+    words = {"PLACE": f"{place}", "OBD": f"{obd}", "INITRD": f"{initrd}"}
+    return own, {**words, "OBD_RUN": f"{place}/run", "OBD_STATE": f"{place}/state"}
 
 
 CELLS = [(kind, form) for kind in ("ext4", "xfs") for form in ("append", "sparse")]
