@@ -60,12 +60,20 @@ def until(true: Callable[[], bool]) -> None:
 
 def ask(host: Host, method: str, path: str, body: object = None) -> tuple[int, Any]:
     """Ask the manager."""
-    connection = http.client.HTTPConnection("localhost")
-    connection.sock = socket.socket(socket.AF_UNIX)
-    connection.sock.connect(f"{host.folder}/run/manager.sock")
-    connection.request(method, path, body and json.dumps(body))
-    with connection.getresponse() as reply:
-        return reply.status, json.loads(reply.read())
+    return asked(Path(host.folder, "run", "manager.sock"), method, path, body)
+
+
+def asked(place: Path, method: str, path: str, body: object = None) -> tuple[int, Any]:
+    """Ask whoever listens at a socket, which is closed whatever happens."""
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(place))
+        connection = http.client.HTTPConnection("localhost")
+        connection.sock = client
+        # An empty list is a body too.
+        text = None if body is None else json.dumps(body)
+        connection.request(method, path, text)
+        with connection.getresponse() as reply:
+            return reply.status, json.loads(reply.read())
 
 
 def test_what_dies_is_started_again(host: Host, image: Path) -> None:
@@ -125,12 +133,7 @@ def test_systemd_gives_it_its_socket(host: Host) -> None:
     process = subprocess.Popen(words, env=environment(**host.env), stderr=-3)
     try:
         until(path.is_socket)
-        connection = http.client.HTTPConnection("localhost")
-        connection.sock = socket.socket(socket.AF_UNIX)
-        connection.sock.connect(str(path))
-        connection.request("GET", "/devices")
-        with connection.getresponse() as reply:
-            assert reply.status == 200
+        assert asked(path, "GET", "/devices") == (200, [])
     finally:
         process.terminate()
         process.wait(PATIENCE)
