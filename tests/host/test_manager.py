@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -58,11 +58,16 @@ def until(true: Callable[[], bool]) -> None:
 
 def ask(host: Host, method: str, path: str, body: object = None) -> tuple[int, Any]:
     """Ask the manager."""
-    connection = http.client.HTTPConnection("localhost")
-    connection.sock = socket.socket(socket.AF_UNIX)
-    with closing(connection):
-        connection.sock.connect(f"{host.folder}/run/manager.sock")
-        # Else an empty list is sent as no chunks, past a server that has answered.
+    return asked(Path(host.folder, "run", "manager.sock"), method, path, body)
+
+
+def asked(place: Path, method: str, path: str, body: object = None) -> tuple[int, Any]:
+    """Ask whoever listens at a socket, which is closed whatever happens."""
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(place))
+        connection = http.client.HTTPConnection("localhost")
+        connection.sock = client
+        # An empty list is a body too.
         text = None if body is None else json.dumps(body)
         connection.request(method, path, text)
         with connection.getresponse() as reply:
@@ -126,13 +131,7 @@ def test_systemd_gives_it_its_socket(host: Host) -> None:
     process = subprocess.Popen(words, env=environment(**host.env), stderr=-3)
     try:
         until(path.is_socket)
-        connection = http.client.HTTPConnection("localhost")
-        connection.sock = socket.socket(socket.AF_UNIX)
-        with closing(connection):
-            connection.sock.connect(str(path))
-            connection.request("GET", "/devices")
-            with connection.getresponse() as reply:
-                assert reply.status == 200
+        assert asked(path, "GET", "/devices") == (200, [])
     finally:
         process.terminate()
         process.wait(PATIENCE)
