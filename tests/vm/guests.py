@@ -27,7 +27,8 @@ from tests.running import run_obd
 from tests.tools import KERNEL, ROOT, environment, tool
 
 CACHE = ROOT / ".demo" / "cache"
-MODULES = "virtio_pci virtio_mmio virtio_blk virtio_scsi sd_mod ext4 xfs ntfs3"
+MODULES = "virtio_pci virtio_mmio virtio_blk virtio_scsi virtio_console sd_mod "
+MODULES += "ext4 xfs ntfs3"
 
 # Far more than any guest needs, emulated on a loaded machine.
 PATIENCE = 120.0
