@@ -237,26 +237,43 @@ filter_cache(nbdkit_next *next, void *handle, uint32_t count,
     return next->cache(next, count, offset, flags, err);
 }
 
-/* Add extents from *offset on, as many as one look gives; 0 if it worked. */
-static int
-add_some(const struct obd_native *n, uint64_t *offset, uint64_t end,
-         size_t cap, size_t *found, struct nbdkit_extents *extents)
+/* Where adding extents stands. */
+struct adding {
+    struct nbdkit_extents *extents;
+    uint64_t offset;            /* of what comes next */
+    uint64_t end;
+    size_t all;                 /* extents so far */
+    uint32_t type;              /* of the last one */
+    bool is_one;                /* an extent of another type ends it */
+    bool is_over;
+};
+
+/* Add what one look gives: false when it gives nothing. */
+static bool
+add_some(const struct obd_native *n, struct adding *a)
 {
     struct obd_extent e[EXTENTS_AT_ONCE];
     struct obd_fault fault;
+    size_t found;
 
-    if (n->extents(n->port, *offset, end - *offset, e, cap, found, &fault)
-        != OBD_OK)
-        return -1;
-    for (size_t i = 0; i < *found; i++) {
+    if (n->extents(n->port, a->offset, a->end - a->offset, e,
+                   EXTENTS_AT_ONCE, &found, &fault) != OBD_OK)
+        return false;
+    for (size_t i = 0; i < found && !a->is_over; i++) {
         uint32_t type = e[i].flags & OBD_EXTENT_ZERO
                         ? NBDKIT_EXTENT_HOLE | NBDKIT_EXTENT_ZERO : 0;
 
-        if (nbdkit_add_extent(extents, e[i].offset, e[i].size, type) == -1)
-            return -1;
-        *offset = e[i].offset + e[i].size;
+        /* nbdkit joins what is of one type, whatever layers it is of. */
+        if (a->is_one && a->all > 0 && type != a->type)
+            a->is_over = true;
+        else if (nbdkit_add_extent(a->extents, e[i].offset, e[i].size, type)
+                 == -1)
+            return false;
+        a->type = type;
+        a->offset = e[i].offset + e[i].size;
+        a->all++;
     }
-    return 0;
+    return found > 0;
 }
 
 static int
@@ -265,22 +282,15 @@ filter_extents(nbdkit_next *next, void *handle, uint32_t count,
                struct nbdkit_extents *extents, int *err)
 {
     const struct obd_native *n = &((struct connection *)handle)->native;
-    size_t most = flags & NBDKIT_FLAG_REQ_ONE ? 1 : EXTENTS_PER_REPLY;
-    uint64_t end = offset + count;
-    size_t found = 1;
+    struct adding a = { .extents = extents, .offset = offset,
+                        .end = offset + count,
+                        .is_one = flags & NBDKIT_FLAG_REQ_ONE };
 
-    for (size_t all = 0; n->port && offset < end && all < most; all += found) {
-        size_t cap = most - all < EXTENTS_AT_ONCE ? most - all
-                                                  : EXTENTS_AT_ONCE;
-
-        /* Once something was added Python cannot begin again. */
-        if (add_some(n, &offset, end, cap, &found, extents) == 0)
-            continue;
-        if (all == 0)
-            break;
-        return 0;
-    }
-    if (n->port && offset > end - count)
+    while (n->port && a.offset < a.end && a.all < EXTENTS_PER_REPLY
+           && !a.is_over && add_some(n, &a))
+        continue;
+    /* Once something was added Python cannot begin again. */
+    if (a.all > 0)
         return 0;
     return next->extents(next, count, offset, flags, extents, err);
 }

@@ -19,7 +19,7 @@ import ctypes
 import sys
 import threading
 import traceback
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 
 import nbdkit  # type: ignore[import-not-found]
@@ -619,10 +619,12 @@ def cache(h, count, offset, flags):
 
 def extents(h, count, offset, flags):
     """Return (offset, length, type) for the range, or for its beginning."""
-    limit = 1 if flags & nbdkit.FLAG_REQ_ONE else EXTENTS_PER_REPLY
     hole = nbdkit.EXTENT_HOLE | nbdkit.EXTENT_ZERO
     try:
-        found = islice(h.device.extents(offset, count), limit)
+        found = islice(h.device.extents(offset, count), EXTENTS_PER_REPLY)
+        if flags & nbdkit.FLAG_REQ_ONE:
+            # All of the first type, whose layers do not matter: nbdkit joins them.
+            _, found = next(groupby(found, lambda e: e.zero))
         return [(e.offset, e.length, hole if e.zero else 0) for e in found]
     except (ObdError, OSError) as error:
         raise failed(error) from None

@@ -169,3 +169,26 @@ def test_many_requests_and_connections_by_nbdcopy(served: Served, image: Image) 
 
 def _digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
+
+
+@requires("python3-libnbd")
+def test_one_extent_goes_through_all_layers(served: Served, tmp_path: Path) -> None:
+    """Which layer bytes are of does not matter to who asks what is data."""
+    layers = [tmp_path / "below.obd", tmp_path / "above.obd"]
+    for number, layer in enumerate(layers):
+        starts = range(8 * number, 1600, 16)
+        runs = [Run(start, bytes([1]) * 4096) for start in starts]
+        layer.write_bytes(writer.lsmt(runs, 3200 * 512))
+    script = (
+        "h.add_meta_context('base:allocation')\n"
+        "h.connect_uri(sys.argv[1])\n"
+        "def show(context, offset, entries, error):\n"
+        "    print(offset, *entries[:2])\n"
+        "for at in (0, 1600 * 512):\n"
+        "    size = h.get_size() - at\n"
+        "    h.block_status(size, at, show, flags=nbd.CMD_FLAG_REQ_ONE)\n"
+    )
+    uri = served(*keys(*layers)).uri
+    data, hole = programs.libnbd(script, uri).decode().splitlines()
+    assert data.split() == ["0", str(1600 * 512), "0"]
+    assert hole.split() == [str(1600 * 512), str(1600 * 512), "3"]
