@@ -21,7 +21,7 @@ from obdengine.cli.layers import (
     say_layer,
 )
 from obdengine.cli.output import json_option, progress_bar, progress_option
-from obdengine.cli.paths import path_option
+from obdengine.cli.paths import control_option, path_option
 from obdengine.cli.snapshot import export_option, say_reply
 from obdengine.errors import UsageError
 from obdengine.ops.control import ask
@@ -56,12 +56,7 @@ def _run_of(text: str) -> tuple[int, int | None]:
     metavar="PATH",
     help="Write a configuration that has the new layer in their place.",
 )
-@click.option(
-    "--control",
-    type=click.Path(path_type=Path),
-    metavar="SOCKET",
-    help="Tell the server that listens there to do it, and to go on with it.",
-)
+@control_option("Tell the server that listens there to do it, and to go on with it.")
 @export_option
 @layer_settings(uuid="that of the topmost", parent_uuid="that of the bottom one")
 @json_option

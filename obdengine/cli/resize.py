@@ -10,6 +10,7 @@ import click
 import obdengine
 from obdengine.cli.images import configuration
 from obdengine.cli.output import json_option, json_text, pairs, size_text
+from obdengine.cli.paths import control_option
 from obdengine.cli.snapshot import export_option, say_reply
 from obdengine.errors import UsageError
 from obdengine.ops.control import ask
@@ -22,12 +23,7 @@ __all__ = ["resize"]
 
 @click.command()
 @click.argument("words", nargs=-1, required=True, metavar="[IMAGE] [+]SIZE")
-@click.option(
-    "--control",
-    type=click.Path(path_type=Path),
-    metavar="SOCKET",
-    help="Tell the server that listens there to do it.",
-)
+@control_option()
 @export_option
 @json_option
 def resize(

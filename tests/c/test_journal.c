@@ -8,26 +8,6 @@
 #define DISK 4096
 #define SIZE (1 << 16)
 
-static struct obd_upper_facts
-facts_of(struct rig *g)
-{
-    struct obd_upper_facts facts;
-
-    obd_upper_facts(g->upper, &facts);
-    return facts;
-}
-
-static void
-did(struct rig *g, const char *words)
-{
-    if (strcmp(g->history, words) != 0) {
-        fprintf(stderr, "did %s, not %s\n", g->history, words);
-        abort();
-    }
-    g->n = 0;
-    g->history[0] = 0;
-}
-
 static void
 checkpoint(struct rig *g)
 {
@@ -41,7 +21,7 @@ make(struct rig *g)
 {
     rig_make(g, DISK, false, 0);
     rig_journal(g, SIZE);
-    did(g, "sS");
+    rig_did(g, "sS");
 }
 
 TEST(journal_takes_small_flushes)
@@ -51,21 +31,21 @@ TEST(journal_takes_small_flushes)
     make(&g);
     SAME(rig_write(&g, 0, 8, 1), OBD_OK);
     rig_flush(&g);
-    did(&g, "wjJ");
+    rig_did(&g, "wjJ");
     rig_flush(&g);
-    did(&g, "");
+    rig_did(&g, "");
     SAME(rig_write(&g, 4, 8, 2), OBD_OK);
     SAME(rig_write(&g, 100, 1, 3), OBD_OK);
     rig_flush(&g);
-    did(&g, "wwjJ");
-    SAME(facts_of(&g).journaled, 3);
-    SAME(facts_of(&g).records, 0);
+    rig_did(&g, "wwjJ");
+    SAME(rig_facts(&g).journaled, 3);
+    SAME(rig_facts(&g).records, 0);
     checkpoint(&g);
-    did(&g, "sWSjJ");
-    SAME(facts_of(&g).journaled, 0);
-    SAME(facts_of(&g).records, 3);
+    rig_did(&g, "sWSjJ");
+    SAME(rig_facts(&g).journaled, 0);
+    SAME(rig_facts(&g).records, 3);
     checkpoint(&g);
-    did(&g, "");
+    rig_did(&g, "");
     rig_free(&g);
 }
 
@@ -81,15 +61,15 @@ TEST(journal_leaves_large_flushes)
     rig_flush(&g);
     SAME(rig_write(&g, 0, 257, 2), OBD_OK);
     rig_flush(&g);
-    did(&g, "wjJwsWWSjJ");
+    rig_did(&g, "wjJwsWWSjJ");
     SAME(rig_write(&g, 0, 257, 3), OBD_OK);
     rig_flush(&g);
-    did(&g, "wsWS");
+    rig_did(&g, "wsWS");
     for (uint64_t i = 0; i < 65; i++)
         SAME(rig_write(&g, i, 1, 4 + i), OBD_OK);
     g.n = 0;
     rig_flush(&g);
-    did(&g, "sWSp");
+    rig_did(&g, "sWSp");
     rig_reopen(&g);
     SAME(rig_read_one(&g, 64), 68);
     SAME(rig_read_one(&g, 65), 3);
@@ -104,14 +84,14 @@ TEST(journal_that_is_full_begins_again)
     for (uint64_t i = 0; i < 500; i++) {
         SAME(rig_write(&g, i % 50 * 8, 1 + i % 8, 1 + i), OBD_OK);
         rig_flush(&g);
-        assert(facts_of(&g).journaled <= SIZE / 1024);
-        assert(facts_of(&g).journaled + facts_of(&g).records > i);
+        assert(rig_facts(&g).journaled <= SIZE / 1024);
+        assert(rig_facts(&g).journaled + rig_facts(&g).records > i);
         if (i % 37 == 0)
             rig_reopen(&g);
         SAME(rig_read_one(&g, i % 50 * 8), 1 + i);
     }
     /* Garbage was written over all the same. */
-    assert(facts_of(&g).data_end < 2000);
+    assert(rig_facts(&g).data_end < 2000);
     rig_free(&g);
 }
 
@@ -126,11 +106,11 @@ TEST(journal_keeps_garbage)
     for (int i = 0; i < 9; i++) {
         SAME(rig_write(&g, 0, 8, 2), OBD_OK);
         rig_flush(&g);
-        SAME(facts_of(&g).unused, 0);
+        SAME(rig_facts(&g).unused, 0);
     }
     for (int i = 0; i < 3; i++)
         checkpoint(&g);
-    SAME(facts_of(&g).unused, 9 * 8);
+    SAME(rig_facts(&g).unused, 9 * 8);
     rig_free(&g);
 }
 
@@ -160,7 +140,7 @@ TEST(journal_that_fails_is_given_up)
 
         /* It cannot be made void where no sync works. */
         SAME(status, how ? OBD_IO : OBD_OK);
-        did(&g, how ? "jJsWWSjJtJ" : "jsWWSjtJ");
+        rig_did(&g, how ? "jJsWWSjJtJ" : "jsWWSjtJ");
         g.fails = 0;
         SAME(obd_upper_flush(g.upper, &f), how ? OBD_IO : OBD_OK);
         if (how) {
@@ -168,7 +148,7 @@ TEST(journal_that_fails_is_given_up)
         } else {
             SAME(rig_write(&g, 2, 1, 3), OBD_OK);
             rig_flush(&g);
-            did(&g, "wsWS");
+            rig_did(&g, "wsWS");
             SAME(file_size(g.journal_fd), 0);
         }
         rig_free(&g);

@@ -9,23 +9,6 @@
 #define DISK 1000
 #define FIRST 8                 /* sector of the data file with the first data */
 
-static struct obd_upper_facts
-facts_of(struct rig *g)
-{
-    struct obd_upper_facts facts;
-
-    obd_upper_facts(g->upper, &facts);
-    return facts;
-}
-
-static void
-zero(struct rig *g, uint64_t start, uint64_t length)
-{
-    struct obd_fault f;
-
-    SAME(obd_upper_zero(g->upper, start, length, &f), OBD_OK);
-}
-
 static int
 flush_status(struct rig *g, struct obd_fault *f)
 {
@@ -33,37 +16,25 @@ flush_status(struct rig *g, struct obd_fault *f)
     return obd_upper_flush(g->upper, f);
 }
 
-/* What was done to the files since the last call, compared with words. */
-static void
-did(struct rig *g, const char *words)
-{
-    if (strcmp(g->history, words) != 0) {
-        fprintf(stderr, "did %s, not %s\n", g->history, words);
-        abort();
-    }
-    g->n = 0;
-    g->history[0] = 0;
-}
-
 TEST(upper_flush_is_in_order)
 {
     struct rig g;
 
     rig_make(&g, DISK, false, 0);
-    did(&g, "sS");
+    rig_did(&g, "sS");
     SAME(rig_write(&g, 5, 3, 1), OBD_OK);
     SAME(rig_write(&g, 9, 3, 2), OBD_OK);
-    did(&g, "ww");
+    rig_did(&g, "ww");
     rig_flush(&g);
-    did(&g, "sWS");
+    rig_did(&g, "sWS");
     rig_flush(&g);
-    did(&g, "");
-    zero(&g, 5, 100);
+    rig_did(&g, "");
+    rig_zero(&g, 5, 100);
     rig_flush(&g);
-    did(&g, "sWS");
-    zero(&g, 6, 50);            /* is zero already */
+    rig_did(&g, "sWS");
+    rig_zero(&g, 6, 50);            /* is zero already */
     rig_flush(&g);
-    did(&g, "");
+    rig_did(&g, "");
     rig_free(&g);
 }
 
@@ -72,20 +43,20 @@ TEST(upper_in_place_needs_few_records)
     struct rig g;
 
     rig_make(&g, DISK, true, 0);
-    did(&g, "sS");
+    rig_did(&g, "sS");
     SAME(rig_write(&g, 5, 10, 1), OBD_OK);
     rig_flush(&g);
-    did(&g, "wsWS");
+    rig_did(&g, "wsWS");
     SAME(rig_write(&g, 7, 3, 2), OBD_OK);
     rig_flush(&g);
-    did(&g, "ws");
-    zero(&g, 7, 1);
+    rig_did(&g, "ws");
+    rig_zero(&g, 7, 1);
     rig_flush(&g);
-    did(&g, "psWS");
+    rig_did(&g, "psWS");
     SAME(rig_write(&g, 6, 3, 3), OBD_OK);
     rig_flush(&g);
-    did(&g, "wsWS");
-    SAME(facts_of(&g).records, 3);
+    rig_did(&g, "wsWS");
+    SAME(rig_facts(&g).records, 3);
     SAME(rig_read_one(&g, 7), 3);
     SAME(rig_read_one(&g, 9), 2);
     SAME(rig_read_one(&g, 15), UNMAPPED);
@@ -113,7 +84,7 @@ TEST(upper_replays_what_counts)
     rig_append_record(&g, entry(DISK - 1, 1, OBD_MOFFSET_MASK, 1));
     rig_append_record(&g, entry(21, 2, FIRST + 1, 0));
     rig_reopen(&g);
-    facts = facts_of(&g);
+    facts = rig_facts(&g);
     SAME(facts.records, 12);
     SAME(facts.padding, 2);
     SAME(facts.empty, 2);
@@ -130,7 +101,7 @@ TEST(upper_replays_what_counts)
     SAME(rig_write(&g, 30, 40, 2), OBD_OK);
     rig_flush(&g);
     rig_reopen(&g);
-    facts = facts_of(&g);
+    facts = rig_facts(&g);
     SAME(facts.records, 13);
     SAME(facts.padding, 9);
     SAME(facts.empty + facts.beyond_disk + facts.dangling, 0);
@@ -147,7 +118,7 @@ TEST(upper_in_place_data_is_in_its_place)
     rig_append_record(&g, entry(20, 1, FIRST, 0));
     rig_append_record(&g, entry(0, 10, FIRST, 0));
     rig_reopen(&g);
-    SAME(facts_of(&g).dangling, 1);
+    SAME(rig_facts(&g).dangling, 1);
     SAME(rig_read_one(&g, 9), 1);
     SAME(rig_read_one(&g, 20), UNMAPPED);
     rig_free(&g);
@@ -183,16 +154,16 @@ TEST(upper_keeps_what_is_hidden_until_the_flush)
     rig_flush(&g);
     for (uint64_t i = 0; i < 50; i++)
         SAME(rig_write(&g, 0, 8, 2 + i), OBD_OK);
-    SAME(facts_of(&g).data_end, FIRST + 51 * 8);
+    SAME(rig_facts(&g).data_end, FIRST + 51 * 8);
     rig_reopen(&g);             /* killed: the records were in memory only */
     SAME(rig_read_one(&g, 0), 1);
     SAME(rig_read_one(&g, 7), 1);
-    SAME(facts_of(&g).unused, 50 * 8);
+    SAME(rig_facts(&g).unused, 50 * 8);
     for (uint64_t i = 0; i < 500; i++) {
         SAME(rig_write(&g, 0, 8, 100 + i), OBD_OK);
         rig_flush(&g);
     }
-    SAME(facts_of(&g).data_end, FIRST + 51 * 8);
+    SAME(rig_facts(&g).data_end, FIRST + 51 * 8);
     rig_free(&g);
 }
 
@@ -228,9 +199,9 @@ TEST(upper_keeps_what_is_read)
             obd_upper_leave(g.upper, ticket);
             for (int i = 0; i < 4; i++)
                 rig_flush(&g);
-            SAME(facts_of(&g).unused, 1);
+            SAME(rig_facts(&g).unused, 1);
             SAME(rig_write(&g, 50, 1, 4), OBD_OK);
-            SAME(facts_of(&g).unused, 0);
+            SAME(rig_facts(&g).unused, 0);
             rig_free(&g);
         }
 }
@@ -250,10 +221,10 @@ TEST(upper_flush_promises_what_came_before_it)
         SAME(rig_write(&g, 1, 1, 11), OBD_OK);
         g.during = write_five;
         rig_flush(&g);
-        SAME(facts_of(&g).pending, 1);
+        SAME(rig_facts(&g).pending, 1);
         SAME(rig_read_one(&g, 5), 55);
         rig_flush(&g);
-        SAME(facts_of(&g).pending, 0);
+        SAME(rig_facts(&g).pending, 0);
         rig_reopen(&g);
         SAME(rig_read_one(&g, 1), 11);
         SAME(rig_read_one(&g, 5), 55);
@@ -280,12 +251,12 @@ TEST(upper_goes_on_when_there_is_room_again)
         SAME(rig_write(&g, 20 + (uint64_t)i, 1, 3), OBD_OK);
     }
     rig_flush(&g);
-    SAME(facts_of(&g).pending, 0);
+    SAME(rig_facts(&g).pending, 0);
     rig_reopen(&g);
     SAME(rig_read_one(&g, 0), 1);
     SAME(rig_read_one(&g, 7), 1);
     SAME(rig_read_one(&g, 22), 3);
-    SAME(facts_of(&g).records, 4);
+    SAME(rig_facts(&g).records, 4);
     rig_free(&g);
 }
 
@@ -321,11 +292,11 @@ TEST(upper_gives_long_garbage_back)
     rig_flush(&g);
     SAME(rig_write(&g, 0, 300, 2), OBD_OK);
     rig_flush(&g);
-    did(&g, "sSwsWSwsWS");
+    rig_did(&g, "sSwsWSwsWS");
     rig_flush(&g);
-    did(&g, "p");
+    rig_did(&g, "p");
     SAME(rig_write(&g, 400, 300, 3), OBD_OK);
-    SAME(facts_of(&g).data_end, FIRST + 600);
+    SAME(rig_facts(&g).data_end, FIRST + 600);
     SAME(rig_read_one(&g, 299), 2);
     SAME(rig_read_one(&g, 699), 3);
     rig_free(&g);
@@ -350,7 +321,7 @@ TEST(upper_index_is_written_anew)
     for (uint64_t i = 0; i < 200; i++)
         SAME(rig_write(&g, i % 10, 2, i), OBD_OK);
     rig_flush(&g);
-    SAME(facts_of(&g).records, 200);
+    SAME(rig_facts(&g).records, 200);
     SAME(rig_write(&g, 20, 1, 7), OBD_OK);      /* waits for a flush */
     int next = next_index(), old = g.index_fd;
 
@@ -360,8 +331,8 @@ TEST(upper_index_is_written_anew)
     obd_upper_index_end(g.upper, 1);
     close(old);
     g.index_fd = g.setup.index_fd = next;
-    assert(facts_of(&g).records <= 13);
-    SAME(facts_of(&g).pending, 2);
+    assert(rig_facts(&g).records <= 13);
+    SAME(rig_facts(&g).pending, 2);
     rig_flush(&g);
     rig_reopen(&g);
     SAME(rig_read_one(&g, 10), 199);
@@ -388,7 +359,7 @@ TEST(upper_index_stays_when_the_new_one_fails)
     SAME(f.got, ENOSPC);
     g.fails = 0;
     SAME(rig_write(&g, 3, 1, 3), OBD_OK);
-    SAME(facts_of(&g).pending, 3);
+    SAME(rig_facts(&g).pending, 3);
     rig_flush(&g);
     rig_reopen(&g);
     for (uint64_t i = 1; i < 4; i++)
@@ -440,7 +411,7 @@ step(struct rig *g, struct chance *r, uint64_t *model, uint64_t value)
     if (kind < 9)
         SAME(rig_write(g, start, length, value), OBD_OK);
     else if (kind < 12)
-        zero(g, start, length);
+        rig_zero(g, start, length);
     else if (kind < 15)
         rig_flush(g);
     else
@@ -466,7 +437,7 @@ TEST(upper_is_an_array)
             if (i % 300 == 0) {
                 rig_flush(&g);
                 rig_reopen(&g);
-                SAME(facts_of(&g).empty + facts_of(&g).dangling, 0);
+                SAME(rig_facts(&g).empty + rig_facts(&g).dangling, 0);
             }
             if (i % 20 == 0) {
                 rig_read(&g, 0, DISK, model + DISK);

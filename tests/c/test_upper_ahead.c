@@ -6,15 +6,6 @@
 #define DISK 4096
 #define FIRST (HEADER / SECTOR)
 
-static struct obd_upper_facts
-facts_of(struct rig *g)
-{
-    struct obd_upper_facts facts;
-
-    obd_upper_facts(g->upper, &facts);
-    return facts;
-}
-
 /* Little writes with flushes write over room that was made ahead for them, in
  * both files, and nothing of that shows.
  */
@@ -33,17 +24,17 @@ TEST(upper_writes_ahead_for_small_rounds)
         sizes[1] = file_size(g.index_fd);
     }
     assert(grown < 30);
-    SAME(facts_of(&g).records, 200);
+    SAME(rig_facts(&g).records, 200);
     for (int round = 0; round < 2; round++) {
         SAME(rig_read_one(&g, 199 % 40), 200);
         SAME(rig_read_one(&g, 198 % 40), 199);
         if (round == 0)
             rig_reopen(&g);
     }
-    SAME(facts_of(&g).dangling + facts_of(&g).empty, 0);
-    SAME(facts_of(&g).stored + facts_of(&g).unused,
-         facts_of(&g).data_end - FIRST);
-    SAME(file_size(g.data_fd) / SECTOR, facts_of(&g).data_end);
+    SAME(rig_facts(&g).dangling + rig_facts(&g).empty, 0);
+    SAME(rig_facts(&g).stored + rig_facts(&g).unused,
+         rig_facts(&g).data_end - FIRST);
+    SAME(file_size(g.data_fd) / SECTOR, rig_facts(&g).data_end);
     /* All of it can be used, for large writes too. */
     SAME(rig_write(&g, 0, 100, 7), OBD_OK);
     rig_free(&g);

@@ -8,14 +8,6 @@
 #define DISK 1000
 #define FIRST 8                 /* sector of the data file with the first data */
 
-static void
-zero(struct rig *g, uint64_t start, uint64_t length)
-{
-    struct obd_fault f;
-
-    SAME(obd_upper_zero(g->upper, start, length, &f), OBD_OK);
-}
-
 /* Of room for 30 sectors an eighth is for writing over the others. */
 TEST(upper_keeps_to_its_limit)
 {
@@ -26,7 +18,7 @@ TEST(upper_keeps_to_its_limit)
     rig_reopen(&g);
     SAME(rig_write(&g, 0, 27, 1), OBD_OK);
     SAME(rig_write(&g, 27, 1, 2), OBD_FULL);
-    zero(&g, 0, 4);             /* needs no room, and makes some */
+    rig_zero(&g, 0, 4);             /* needs no room, and makes some */
     SAME(rig_write(&g, 30, 4, 3), OBD_OK);
     SAME(rig_write(&g, 0, 1, 3), OBD_FULL);
     SAME(file_size(g.data_fd), HEADER + 30 * SECTOR);
@@ -70,7 +62,7 @@ TEST(upper_beyond_its_limit)
     rig_reopen(&g);
     SAME(rig_write(&g, 0, 1, 2), OBD_FULL);
     SAME(rig_write(&g, 40, 1, 2), OBD_FULL);
-    zero(&g, 0, 12);
+    rig_zero(&g, 0, 12);
     SAME(rig_write(&g, 20, 1, 2), OBD_OK);
     SAME(rig_write(&g, 40, 1, 2), OBD_FULL);
     SAME(file_size(g.data_fd), HEADER + 30 * SECTOR);
@@ -91,7 +83,7 @@ TEST(upper_makes_room_by_itself)
     SAME(rig_write(&g, 0, 31, 40), OBD_FULL);
     SAME(rig_read_one(&g, 26), 40);
     SAME(rig_read_one(&g, 27), UNMAPPED);
-    zero(&g, 0, 4);
+    rig_zero(&g, 0, 4);
     SAME(rig_write(&g, 20, 4, 41), OBD_OK);
     SAME(rig_read_one(&g, 23), 41);
     SAME(file_size(g.data_fd), HEADER + 30 * SECTOR);
@@ -108,7 +100,7 @@ TEST(upper_that_cannot_make_room)
     rig_reopen(&g);
     SAME(rig_write(&g, 0, 27, 1), OBD_OK);
     SAME(rig_write(&g, 0, 3, 1), OBD_OK);
-    zero(&g, 0, 4);
+    rig_zero(&g, 0, 4);
     g.failing = ENOSPC;
     g.fails = 'W';
     SAME(rig_write(&g, 0, 4, 2), OBD_FULL);
@@ -136,7 +128,7 @@ TEST(upper_in_place_keeps_to_its_limit)
     SAME(rig_write(&g, 2, 1, 2), OBD_FULL);
     SAME(rig_write(&g, 4, 3, 2), OBD_FULL);
     SAME(rig_write(&g, 4, 2, 3), OBD_OK);
-    zero(&g, 8, 40);
+    rig_zero(&g, 8, 40);
     SAME(rig_write(&g, 0, 17, 4), OBD_OK);
     rig_flush(&g);
     rig_reopen(&g);
@@ -159,7 +151,7 @@ TEST(upper_uses_garbage_when_the_host_is_full)
         SAME(rig_write(&g, value % 11, 10, value), OBD_OK);
     SAME(rig_write(&g, 0, 31, 40), OBD_FULL);
     SAME(rig_read_one(&g, 29), 40);
-    zero(&g, 0, 4);
+    rig_zero(&g, 0, 4);
     SAME(rig_write(&g, 20, 4, 41), OBD_OK);
     SAME(rig_read_one(&g, 23), 41);
     g.host_room = 0;

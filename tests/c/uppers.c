@@ -249,3 +249,31 @@ rig_append_record(struct rig *g, struct obd_segment s)
     SAME(pwrite(g->index_fd, &s, sizeof s, (off_t)file_size(g->index_fd)),
          sizeof s);
 }
+
+void
+rig_zero(struct rig *g, uint64_t start, uint64_t length)
+{
+    struct obd_fault f;
+
+    SAME(obd_upper_zero(g->upper, start, length, &f), OBD_OK);
+}
+
+struct obd_upper_facts
+rig_facts(struct rig *g)
+{
+    struct obd_upper_facts facts;
+
+    obd_upper_facts(g->upper, &facts);
+    return facts;
+}
+
+void
+rig_did(struct rig *g, const char *words)
+{
+    if (strcmp(g->history, words) != 0) {
+        fprintf(stderr, "did %s, not %s\n", g->history, words);
+        abort();
+    }
+    g->n = 0;
+    g->history[0] = 0;
+}

@@ -56,7 +56,14 @@ extern void rig_free(struct rig *g);
 extern int rig_write(struct rig *g, uint64_t start, uint64_t length,
                      uint64_t value);
 
+extern void rig_zero(struct rig *g, uint64_t start, uint64_t length);
+
 extern void rig_flush(struct rig *g);
+
+extern struct obd_upper_facts rig_facts(struct rig *g);
+
+/* What was done to the files since the last call, compared with words. */
+extern void rig_did(struct rig *g, const char *words);
 
 /* What each sector is stamped with: value, 0 for zeroed, UNMAPPED. */
 #define UNMAPPED UINT64_MAX
