@@ -17,6 +17,7 @@ import heapq
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import closing
+from functools import partial
 from typing import NamedTuple
 
 from obdengine import _core
@@ -152,7 +153,7 @@ class _Comparison:
         but a few disks, it is known ahead what comes next.
         """
         offset = 0
-        finest = lambda place: self._chunk(place, _CHUNK, _SMALLEST)  # noqa: E731
+        finest = partial(self._chunk, step=_CHUNK, granule=_SMALLEST)
         with closing(ordered_map(finest, self._places(), cpus())) as ahead:
             while budget.granule() == _SMALLEST and (chunk := next(ahead, None)):
                 yield chunk

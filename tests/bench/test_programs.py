@@ -163,7 +163,10 @@ def loaded(tmp_path):
 
 def test_client_takes_what_is_right(loaded):
     halves = [_chunk(1, bytes(4096), done=False), _chunk(0, b"")]
-    both = lambda cookie, offset: b"".join(one(cookie, offset) for one in halves)  # noqa: E731
+
+    def both(cookie, offset):
+        return b"".join(one(cookie, offset) for one in halves)
+
     for answer in (
         _simple(),
         _chunk(1, bytes(4096)),

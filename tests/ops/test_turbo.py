@@ -336,20 +336,6 @@ def test_nothing_is_left_of_copies(tars: list[bytes], tmp_path: Path) -> None:
 # -- What was made before
 
 
-@pytest.fixture
-def applied(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Return a list that gets the name of every layer that is applied."""
-    names: list[str] = []
-    apply_layer = ext4.apply_layer
-
-    def spy(*words: Any, name: str, **more: Any) -> Any:
-        names.append(name)
-        return apply_layer(*words, name=name, **more)
-
-    monkeypatch.setattr(turbo_build.ext4, "apply_layer", spy)
-    return names
-
-
 def reused(built: TurboBuilt) -> list[bool]:
     return [piece.reused for piece in built.layers]
 
