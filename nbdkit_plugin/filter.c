@@ -244,8 +244,7 @@ struct adding {
     uint64_t end;
     size_t all;                 /* extents so far */
     uint32_t type;              /* of the last one */
-    bool is_one;                /* an extent of another type ends it */
-    bool is_over;
+    bool is_one;                /* an extent of another type is the end */
 };
 
 /* Add what one look gives: false when it gives nothing. */
@@ -259,15 +258,16 @@ add_some(const struct obd_native *n, struct adding *a)
     if (n->extents(n->port, a->offset, a->end - a->offset, e,
                    EXTENTS_AT_ONCE, &found, &fault) != OBD_OK)
         return false;
-    for (size_t i = 0; i < found && !a->is_over; i++) {
+    for (size_t i = 0; i < found; i++) {
         uint32_t type = e[i].flags & OBD_EXTENT_ZERO
                         ? NBDKIT_EXTENT_HOLE | NBDKIT_EXTENT_ZERO : 0;
 
         /* nbdkit joins what is of one type, whatever layers it is of. */
-        if (a->is_one && a->all > 0 && type != a->type)
-            a->is_over = true;
-        else if (nbdkit_add_extent(a->extents, e[i].offset, e[i].size, type)
-                 == -1)
+        if (a->is_one && a->all > 0 && type != a->type) {
+            a->end = a->offset;
+            break;
+        }
+        if (nbdkit_add_extent(a->extents, e[i].offset, e[i].size, type) == -1)
             return false;
         a->type = type;
         a->offset = e[i].offset + e[i].size;
@@ -287,7 +287,7 @@ filter_extents(nbdkit_next *next, void *handle, uint32_t count,
                         .is_one = flags & NBDKIT_FLAG_REQ_ONE };
 
     while (n->port && a.offset < a.end && a.all < EXTENTS_PER_REPLY
-           && !a.is_over && add_some(n, &a))
+           && add_some(n, &a))
         continue;
     /* Once something was added Python cannot begin again. */
     if (a.all > 0)
